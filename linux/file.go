@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package linux
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// WriteFile replaces the file at path with data, all or nothing, and returns
+// when it would survive a power failure: temporary file beside it, fsync,
+// rename, fsync of the folder. A reader sees the old or the new content.
+func WriteFile(path string, data []byte, mode fs.FileMode) error {
+	return replace(path, data, mode, true)
+}
+
+// ReplaceFile is WriteFile without the waits for the disk: all or nothing for
+// readers and across the death of the process, not across a power failure. It
+// is meant for state that means nothing after a reboot.
+func ReplaceFile(path string, data []byte, mode fs.FileMode) error {
+	return replace(path, data, mode, false)
+}
+
+func replace(path string, data []byte, mode fs.FileMode, durable bool) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cannot write %s: %w", path, err)
+		}
+	}()
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(mode)
+	}
+	if err == nil && durable {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), path); err != nil || !durable {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// BootID returns the kernel's identity of this boot, a UUID. State that was
+// written under another BootID speaks of processes and mounts that are gone.
+func BootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("cannot read boot id: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package linux
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// NamespacePin asks for a new namespace of a kind, kept alive by a bind mount
+// on a file.
+type NamespacePin struct {
+	// Kind is the name under /proc/<pid>/ns: "net", "ipc" or "uts".
+	Kind string
+	// Path is the file to pin to. It must exist.
+	Path string
+}
+
+// NewNamespaces makes one new namespace of each kind, runs setup inside them,
+// and pins each. Nothing stays pinned when it fails. Setup runs on an
+// operating system thread that is in the namespaces and is destroyed
+// afterwards; goroutines it starts are not in them.
+func NewNamespaces(pins []NamespacePin, setup func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		// The thread is never unlocked: it dies with this goroutine and
+		// nothing else ever runs in the namespaces by accident.
+		runtime.LockOSThread()
+		result <- newNamespaces(pins, setup)
+	}()
+	return <-result
+}
+
+func newNamespaces(pins []NamespacePin, setup func() error) (err error) {
+	flags := 0
+	for _, p := range pins {
+		flag, err := cloneFlag(p.Kind)
+		if err != nil {
+			return err
+		}
+		flags |= flag
+	}
+	if err := unix.Unshare(flags); err != nil {
+		return fmt.Errorf("cannot make namespaces: %w", err)
+	}
+	if setup != nil {
+		if err := setup(); err != nil {
+			return err
+		}
+	}
+	for i, p := range pins {
+		own := fmt.Sprintf("/proc/self/task/%d/ns/%s", unix.Gettid(), p.Kind)
+		if err := Bind(own, p.Path, false); err != nil {
+			for _, done := range pins[:i] {
+				err = errors.Join(err, Detach(done.Path))
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// InNamespace runs f on a thread that has joined the namespace of a kind at
+// path. The thread is destroyed afterwards.
+func InNamespace(kind, path string, f func() error) error {
+	flag, err := cloneFlag(kind)
+	if err != nil {
+		return err
+	}
+	ns, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("cannot open namespace: %w", err)
+	}
+	defer ns.Close()
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Setns(int(ns.Fd()), flag); err != nil {
+			result <- fmt.Errorf("cannot enter namespace %s: %w", path, err)
+			return
+		}
+		result <- f()
+	}()
+	return <-result
+}
+
+func cloneFlag(kind string) (int, error) {
+	switch kind {
+	case "net":
+		return unix.CLONE_NEWNET, nil
+	case "ipc":
+		return unix.CLONE_NEWIPC, nil
+	case "uts":
+		return unix.CLONE_NEWUTS, nil
+	}
+	return 0, fmt.Errorf("cannot make a namespace of kind %q", kind)
+}
