@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package auth
+
+import (
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// bootstrapLabel marks what the server made itself; autoupdate allows it to
+// be put right at each start.
+const (
+	bootstrapLabel = "kubernetes.io/bootstrapping"
+	autoupdate     = "rbac.authorization.kubernetes.io/autoupdate"
+	aggregateTo    = "rbac.authorization.k8s.io/aggregate-to-"
+)
+
+var (
+	readVerbs  = []string{"get", "list", "watch"}
+	writeVerbs = []string{"create", "delete", "deletecollection", "patch", "update"}
+	allVerbs   = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+)
+
+func on(group string, verbs []string, resources ...string) rbacv1.PolicyRule {
+	return rbacv1.PolicyRule{APIGroups: []string{group}, Verbs: verbs, Resources: resources}
+}
+
+func paths(urls ...string) rbacv1.PolicyRule {
+	return rbacv1.PolicyRule{Verbs: []string{"get"}, NonResourceURLs: urls}
+}
+
+func clusterRole(name string, rules ...rbacv1.PolicyRule) rbacv1.ClusterRole {
+	return rbacv1.ClusterRole{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{bootstrapLabel: "rbac-defaults"}, Annotations: map[string]string{autoupdate: "true"}},
+		Rules:      rules,
+	}
+}
+
+func aggregated(name, into string, rules ...rbacv1.PolicyRule) rbacv1.ClusterRole {
+	r := clusterRole(name, rules...)
+	r.Labels[aggregateTo+into] = "true"
+	return r
+}
+
+// userFacing are admin, edit and view: each the sum of its own part and the
+// next smaller one.
+func userFacing() []rbacv1.ClusterRole {
+	view := []rbacv1.PolicyRule{
+		on("", readVerbs, "bindings", "configmaps", "endpoints", "events", "limitranges", "namespaces", "namespaces/status", "persistentvolumeclaims",
+			"persistentvolumeclaims/status", "pods", "pods/log", "pods/status", "replicationcontrollers", "replicationcontrollers/scale",
+			"replicationcontrollers/status", "resourcequotas", "resourcequotas/status", "serviceaccounts", "services", "services/status"),
+		on("apps", readVerbs, "controllerrevisions", "daemonsets", "daemonsets/status", "deployments", "deployments/scale", "deployments/status",
+			"replicasets", "replicasets/scale", "replicasets/status", "statefulsets", "statefulsets/scale", "statefulsets/status"),
+		on("discovery.k8s.io", readVerbs, "endpointslices"),
+		on("policy", readVerbs, "poddisruptionbudgets", "poddisruptionbudgets/status"),
+	}
+	edit := []rbacv1.PolicyRule{
+		on("", readVerbs, "pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"),
+		on("", []string{"impersonate"}, "serviceaccounts"),
+		on("", []string{"create"}, "pods/eviction", "serviceaccounts/token"),
+		on("", writeVerbs, "configmaps", "events", "persistentvolumeclaims", "pods", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy",
+			"replicationcontrollers", "replicationcontrollers/scale", "secrets", "serviceaccounts", "services", "services/proxy"),
+		on("apps", writeVerbs, "daemonsets", "deployments", "deployments/rollback", "deployments/scale", "replicasets", "replicasets/scale", "statefulsets", "statefulsets/scale"),
+		on("policy", writeVerbs, "poddisruptionbudgets"),
+		on("coordination.k8s.io", allVerbs, "leases"),
+	}
+	admin := []rbacv1.PolicyRule{
+		on("authorization.k8s.io", []string{"create"}, "localsubjectaccessreviews"),
+		on("rbac.authorization.k8s.io", allVerbs, "rolebindings", "roles"),
+	}
+	sum := func(name, from string, rules []rbacv1.PolicyRule) rbacv1.ClusterRole {
+		r := clusterRole(name, rules...)
+		r.AggregationRule = &rbacv1.AggregationRule{ClusterRoleSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{aggregateTo + from: "true"}}}}
+		return r
+	}
+	editRole := sum("edit", "edit", concat(edit, view))
+	editRole.Labels[aggregateTo+"admin"] = "true"
+	viewRole := sum("view", "view", view)
+	viewRole.Labels[aggregateTo+"edit"] = "true"
+	return []rbacv1.ClusterRole{
+		sum("admin", "admin", concat(admin, edit, view)), editRole, viewRole,
+		aggregated("system:aggregate-to-admin", "admin", admin...),
+		aggregated("system:aggregate-to-edit", "edit", edit...),
+		aggregated("system:aggregate-to-view", "view", view...),
+	}
+}
+
+func concat(lists ...[]rbacv1.PolicyRule) (out []rbacv1.PolicyRule) {
+	for _, l := range lists {
+		out = append(out, l...)
+	}
+	return out
+}
+
+// ClusterRoles are the roles every cluster has.
+func ClusterRoles() []rbacv1.ClusterRole {
+	health := []string{"/healthz", "/livez", "/readyz", "/version", "/version/"}
+	roles := []rbacv1.ClusterRole{
+		clusterRole("cluster-admin", on("*", []string{"*"}, "*"), rbacv1.PolicyRule{Verbs: []string{"*"}, NonResourceURLs: []string{"*"}}),
+		clusterRole("system:discovery", paths(append([]string{"/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*"}, health...)...)),
+		clusterRole("system:public-info-viewer", paths(health...)),
+		clusterRole("system:basic-user",
+			on("authorization.k8s.io", []string{"create"}, "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
+			on("authentication.k8s.io", []string{"create"}, "selfsubjectreviews")),
+		clusterRole("system:service-account-issuer-discovery", paths("/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/")),
+		clusterRole("system:monitoring", paths("/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/slis", "/readyz", "/readyz/*")),
+		clusterRole("system:auth-delegator",
+			on("authentication.k8s.io", []string{"create"}, "tokenreviews"), on("authorization.k8s.io", []string{"create"}, "subjectaccessreviews")),
+		clusterRole("system:kubelet-api-admin",
+			on("", []string{"get", "list", "watch", "proxy"}, "nodes"),
+			on("", []string{"*"}, "nodes/log", "nodes/metrics", "nodes/proxy", "nodes/stats", "nodes/healthz", "nodes/pods", "nodes/configz", "nodes/checkpoint")),
+		clusterRole("system:node", nodeRules()...),
+	}
+	return append(roles, userFacing()...)
+}
+
+// nodeRules are what a node agent does; the node authorizer and admission
+// narrow them to its own objects.
+func nodeRules() []rbacv1.PolicyRule {
+	return []rbacv1.PolicyRule{
+		on("authentication.k8s.io", []string{"create"}, "tokenreviews"),
+		on("authorization.k8s.io", []string{"create"}, "localsubjectaccessreviews", "subjectaccessreviews"),
+		on("", []string{"create", "get", "list", "watch"}, "nodes"),
+		on("", []string{"patch", "update"}, "nodes/status"),
+		on("", []string{"patch", "update"}, "nodes"),
+		on("", []string{"create", "patch", "update"}, "events"),
+		on("", []string{"get", "list", "watch"}, "pods", "services"),
+		on("", []string{"create", "delete"}, "pods"),
+		on("", []string{"patch", "update"}, "pods/status"),
+		on("", []string{"create"}, "pods/eviction", "serviceaccounts/token"),
+		on("", readVerbs, "configmaps", "secrets"),
+		on("coordination.k8s.io", []string{"create", "delete", "get", "patch", "update"}, "leases"),
+		on("node.k8s.io", readVerbs, "runtimeclasses"),
+	}
+}
+
+// ClusterRoleBindings are the bindings every cluster has.
+func ClusterRoleBindings() []rbacv1.ClusterRoleBinding {
+	bind := func(name, role string, groups ...string) rbacv1.ClusterRoleBinding {
+		b := rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{bootstrapLabel: "rbac-defaults"}, Annotations: map[string]string{autoupdate: "true"}},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
+		}
+		for _, g := range groups {
+			b.Subjects = append(b.Subjects, rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: g})
+		}
+		return b
+	}
+	return []rbacv1.ClusterRoleBinding{
+		bind("cluster-admin", "cluster-admin", "system:masters"),
+		bind("system:basic-user", "system:basic-user", "system:authenticated"),
+		bind("system:discovery", "system:discovery", "system:authenticated"),
+		bind("system:monitoring", "system:monitoring", "system:monitoring"),
+		bind("system:public-info-viewer", "system:public-info-viewer", "system:authenticated", "system:unauthenticated"),
+		bind("system:service-account-issuer-discovery", "system:service-account-issuer-discovery", "system:serviceaccounts"),
+	}
+}
