@@ -5,7 +5,6 @@ package linux
 import (
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -64,23 +63,32 @@ func newNamespaces(pins []NamespacePin, setup func() error) (err error) {
 	return nil
 }
 
-// InNamespace runs f on a thread that has joined the namespace of a kind at
-// path. The thread is destroyed afterwards.
-func InNamespace(kind, path string, f func() error) error {
+// JoinNamespace moves the calling thread, which must be locked, into the
+// namespace of a kind at path.
+func JoinNamespace(kind, path string) error {
 	flag, err := cloneFlag(kind)
 	if err != nil {
 		return err
 	}
-	ns, err := os.Open(path)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("cannot open namespace: %w", err)
+		return fmt.Errorf("cannot open namespace %s: %w", path, err)
 	}
-	defer ns.Close()
+	defer unix.Close(fd)
+	if err := unix.Setns(fd, flag); err != nil {
+		return fmt.Errorf("cannot enter namespace %s: %w", path, err)
+	}
+	return nil
+}
+
+// InNamespace runs f on a thread that has joined the namespace of a kind at
+// path. The thread is destroyed afterwards.
+func InNamespace(kind, path string, f func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		if err := unix.Setns(int(ns.Fd()), flag); err != nil {
-			result <- fmt.Errorf("cannot enter namespace %s: %w", path, err)
+		if err := JoinNamespace(kind, path); err != nil {
+			result <- err
 			return
 		}
 		result <- f()
