@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +21,9 @@ import (
 
 // patience is how long a test waits for what must come.
 const patience = 30 * time.Second
+
+// testCgroup is the parent of all cgroups that the tests make.
+const testCgroup = "peapod-keeper-test"
 
 // binary is the keeper, built once per run of the tests.
 var binary string
@@ -38,6 +40,15 @@ func TestMain(m *testing.M) {
 		panic(string(out))
 	}
 	code := m.Run()
+	layout, err := linux.Cgroups()
+	if err != nil {
+		panic(err)
+	}
+	for _, root := range layout.Roots() {
+		if err := os.Remove(filepath.Join(root, testCgroup)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			panic(err)
+		}
+	}
 	if err := os.RemoveAll(dir); err != nil {
 		panic(err)
 	}
@@ -106,16 +117,8 @@ func (n *node) clean() {
 		n.t.Error(err)
 		return
 	}
-	pid := c.Process().Pid
 	if err := c.Stop(ctx, true); err != nil {
 		n.t.Error(err)
-	}
-	if _, err := os.Stat(filepath.Join("/proc", strconv.Itoa(pid))); err == nil {
-		// A zombie of ours is reaped by Launch's goroutine; only a living
-		// one is wrong.
-		if _, zombie, err := linux.ZombieStatus(pid); err == nil && !zombie {
-			n.t.Errorf("keeper %d still lives", pid)
-		}
 	}
 	ids, err := os.ReadDir(filepath.Join(n.dir, "runc"))
 	if err == nil {
@@ -167,7 +170,7 @@ func (n *node) specOf(id string, tty bool, args ...string) keeper.Spec {
 		"mounts":     mounts,
 		"process": object{"args": args, "cwd": "/", "env": []string{"PATH=/bin"}, "terminal": tty,
 			"capabilities": object{"bounding": caps, "effective": caps, "permitted": caps}},
-		"linux": object{"namespaces": namespaces, "cgroupsPath": "/peapod-keeper-test/" + filepath.Base(n.dir) + id},
+		"linux": object{"namespaces": namespaces, "cgroupsPath": "/" + testCgroup + "/" + filepath.Base(n.dir) + id},
 	}
 	b, err := json.Marshal(config)
 	if err == nil {
@@ -277,22 +280,50 @@ func kill(t *testing.T, pid int) {
 // awaitOutput returns when a stream in the log is want.
 func (n *node) awaitOutput(id, stream, want string) {
 	n.t.Helper()
+	n.await(id, stream, func(got string) bool { return got == want })
+}
+
+// awaitPart returns when stdout in the log has part.
+func (n *node) awaitPart(id, part string) {
+	n.t.Helper()
+	n.await(id, "stdout", func(got string) bool { return strings.Contains(got, part) })
+}
+
+func (n *node) await(id, stream string, good func(string) bool) {
+	n.t.Helper()
+	n.awaitFile(n.logFile(id), func() bool { return good(n.output(id, stream)) })
+}
+
+// awaitHeld returns when the unfinished line of stdout is want.
+func (n *node) awaitHeld(id, want string) {
+	n.t.Helper()
+	file := filepath.Join(n.keeperDir(), "run", id, "held.stdout")
+	n.awaitFile(file, func() bool {
+		b, err := os.ReadFile(file)
+		return err == nil && len(b) >= 4 && string(b[4:]) == want
+	})
+}
+
+// awaitFile returns when good is true, which may change when the file does.
+func (n *node) awaitFile(file string, good func() bool) {
+	n.t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	f := os.NewFile(uintptr(fd), "inotify")
 	defer f.Close()
-	if _, err := unix.InotifyAddWatch(fd, n.logFile(id), unix.IN_MODIFY); err != nil {
+	if _, err := unix.InotifyAddWatch(fd, file, unix.IN_MODIFY); err != nil {
 		n.t.Fatal(err)
 	}
 	if err := f.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		n.t.Fatal(err)
 	}
 	buf := make([]byte, 4096)
-	for n.output(id, stream) != want {
+	for !good() {
 		if _, err := f.Read(buf); err != nil {
-			n.t.Fatalf("output of %s is %q, want %q: %v", id, n.output(id, stream), want, err)
+			b, _ := os.ReadFile(file)
+			n.t.Fatalf("%s is %q: %v", file, b, err)
 		}
 	}
 }

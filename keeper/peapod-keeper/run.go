@@ -237,6 +237,7 @@ func (k *keeperd) tell(p *process, x keeper.Exit) {
 	k.mu.Lock()
 	k.seq++
 	x.Seq = k.seq
+	k.untold[x.Seq] = true
 	k.mu.Unlock()
 	if err := p.announce(x, k.boot); err != nil {
 		p.log.Error("exit cannot be saved", "code", x.Code, "err", err)
@@ -244,6 +245,9 @@ func (k *keeperd) tell(p *process, x keeper.Exit) {
 	if x.Unknown != "" {
 		p.log.Warn("process ended, how is not known", "err", x.Unknown)
 	}
+	k.mu.Lock()
+	delete(k.untold, x.Seq)
+	k.mu.Unlock()
 	k.wake()
 }
 

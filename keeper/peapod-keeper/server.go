@@ -34,9 +34,13 @@ type keeperd struct {
 	finished chan struct{}
 
 	// mu guards the fields below.
-	mu       sync.Mutex
-	procs    map[string]*process
-	seq      uint64
+	mu    sync.Mutex
+	procs map[string]*process
+	seq   uint64
+	// untold are the numbers of exits that are being made durable. Later ones
+	// may be ready before them but are told after them, so that a client that
+	// has seen a number has seen all below it.
+	untold   map[uint64]bool
 	watchers map[chan struct{}]bool
 	stopping bool
 }
@@ -54,7 +58,7 @@ type identity struct {
 // newKeeper takes the folder over and adopts what it finds in it.
 func newKeeper(dir string, log *slog.Logger) (*keeperd, error) {
 	k := &keeperd{dir: dir, log: log, finished: make(chan struct{}), procs: map[string]*process{},
-		watchers: map[chan struct{}]bool{}, pool: &sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}}
+		untold: map[uint64]bool{}, watchers: map[chan struct{}]bool{}, pool: &sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}}
 	var err error
 	if k.lock, err = os.OpenFile(filepath.Join(dir, keeper.LockName), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
 		return nil, fmt.Errorf("cannot lock folder: %w", err)
@@ -289,9 +293,16 @@ func (k *keeperd) events(conn *net.UnixConn, since uint64) {
 }
 
 func (k *keeperd) exitsAfter(since uint64) []keeper.Exit {
+	k.mu.Lock()
+	// What gets its number from here on waits for the next look.
+	limit := k.seq + 1
+	for seq := range k.untold {
+		limit = min(limit, seq)
+	}
+	k.mu.Unlock()
 	var out []keeper.Exit
 	for _, p := range k.all() {
-		if e := p.state().Exit; e != nil && e.Seq > since {
+		if e := p.state().Exit; e != nil && e.Seq > since && e.Seq < limit {
 			out = append(out, *e)
 		}
 	}
