@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // WriteFile replaces the file at path with data, all or nothing, and returns
@@ -73,4 +75,39 @@ func BootID() (string, error) {
 		return "", fmt.Errorf("cannot read boot id: %w", err)
 	}
 	return strings.TrimSpace(string(b)), nil
+}
+
+// OpenInRoot opens a regular file for reading as a process whose root is root
+// would: no link in it leads out. Anything but a regular file is an error.
+func OpenInRoot(root, path string) (*os.File, error) {
+	fail := func(err error) (*os.File, error) {
+		return nil, fmt.Errorf("cannot open %s in %s: %w", path, root, err)
+	}
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail(err)
+	}
+	defer unix.Close(dir)
+	// By path only at first: to open a device or a FIFO could do something.
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := unix.Openat2(dir, path, &how)
+	for errors.Is(err, unix.EAGAIN) {
+		fd, err = unix.Openat2(dir, path, &how) // a rename came between
+	}
+	if err != nil {
+		return fail(err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fail(err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return fail(errors.New("not a regular file"))
+	}
+	real, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail(err)
+	}
+	return os.NewFile(uintptr(real), path), nil
 }

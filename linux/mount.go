@@ -236,3 +236,32 @@ func unescape(s string) string {
 	}
 	return b.String()
 }
+
+// Propagation tells whether the mount that path lies on is shared, and whether
+// it is a slave (mount_namespaces(7)); it may be both or neither.
+func Propagation(path string) (shared, slave bool, err error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MNT_ID, &st); err != nil {
+		return false, false, fmt.Errorf("cannot stat %s: %w", path, err)
+	}
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false, false, fmt.Errorf("cannot list mounts: %w", err)
+	}
+	id := strconv.FormatUint(st.Mnt_id, 10)
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) < 7 || f[0] != id {
+			continue
+		}
+		for _, tag := range f[6:] {
+			if tag == "-" {
+				break
+			}
+			shared = shared || strings.HasPrefix(tag, "shared:")
+			slave = slave || strings.HasPrefix(tag, "master:")
+		}
+		return shared, slave, nil
+	}
+	return false, false, fmt.Errorf("cannot find mount of %s", path)
+}
