@@ -24,12 +24,23 @@ type NamespacePin struct {
 // operating system thread that is in the namespaces and is destroyed
 // afterwards; goroutines it starts are not in them.
 func NewNamespaces(pins []NamespacePin, setup func() error) error {
+	return onThrowawayThread(func() error { return newNamespaces(pins, setup) })
+}
+
+// onThrowawayThread runs f on a thread that is destroyed afterwards, so that
+// nothing else ever runs in the namespaces it went to. It never is the main
+// thread: that one cannot be destroyed, and /proc/self shows its namespaces.
+func onThrowawayThread(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		// The thread is never unlocked: it dies with this goroutine and
-		// nothing else ever runs in the namespaces by accident.
 		runtime.LockOSThread()
-		result <- newNamespaces(pins, setup)
+		if unix.Gettid() == unix.Getpid() {
+			// While this goroutine holds the main thread, f gets another.
+			defer runtime.UnlockOSThread()
+			result <- onThrowawayThread(f)
+			return
+		}
+		result <- f() // never unlocked: the thread ends with the goroutine
 	}()
 	return <-result
 }
@@ -84,16 +95,12 @@ func JoinNamespace(kind, path string) error {
 // InNamespace runs f on a thread that has joined the namespace of a kind at
 // path. The thread is destroyed afterwards.
 func InNamespace(kind, path string, f func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
+	return onThrowawayThread(func() error {
 		if err := JoinNamespace(kind, path); err != nil {
-			result <- err
-			return
+			return err
 		}
-		result <- f()
-	}()
-	return <-result
+		return f()
+	})
 }
 
 func cloneFlag(kind string) (int, error) {
