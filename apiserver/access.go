@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/apis/apiserver"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/group"
+	"k8s.io/apiserver/pkg/authentication/request/anonymous"
+	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
+	requestunion "k8s.io/apiserver/pkg/authentication/request/union"
+	"k8s.io/apiserver/pkg/authentication/request/x509"
+	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
+	authorizerunion "k8s.io/apiserver/pkg/authorization/union"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+
+	"github.com/peapod/peapod/auth"
+)
+
+// access says who callers are and what they may do: client certificates,
+// service account tokens and the components of this process; system:masters
+// may do all, everything else asks RBAC. Anonymous callers reach health alone.
+func (s *Server) access(c *genericapiserver.Config) error {
+	verify := x509.DefaultVerifyOptions()
+	verify.Roots = s.config.PKI.Pool()
+	certificates := x509.New(verify, x509.CommonNameUserConversion)
+	tokens, err := auth.NewTokens(s.config.PKI.ServiceAccountKey, boundObjects{s}, time.Now)
+	if err != nil {
+		return err
+	}
+	s.tokens = tokens
+	bearer := tokenunion.New(&s.identities, tokens)
+	known := group.NewAuthenticatedGroupAdder(requestunion.New(certificates, bearertoken.New(bearer)))
+	nobody := anonymous.NewAuthenticator([]apiserver.AnonymousAuthCondition{{Path: "/healthz"}, {Path: "/livez"}, {Path: "/readyz"}})
+	c.Authentication.Authenticator = requestunion.New(known, nobody)
+	c.Authentication.APIAudiences = authenticator.Audiences{auth.Issuer}
+
+	rbac := s.informers.Rbac().V1()
+	s.rbac = &auth.RBAC{
+		Roles: rbac.Roles().Lister(), RoleBindings: rbac.RoleBindings().Lister(),
+		ClusterRoles: rbac.ClusterRoles().Lister(), ClusterRoleBindings: rbac.ClusterRoleBindings().Lister(),
+	}
+	masters := authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)
+	c.RuleResolver = s.rbac
+	c.Authorization.Authorizer, err = authorizerunion.New(
+		authorizerunion.NamedAuthorizer{AuthorizerName: "masters", Authorizer: masters},
+		authorizerunion.NamedAuthorizer{AuthorizerName: "rbac", Authorizer: authorizer.AuthorizerFunc(s.rbac.Authorize)})
+	return err
+}
+
+// boundObjects reads from the stores what a token says it belongs to.
+type boundObjects struct{ s *Server }
+
+func get[T any](ctx context.Context, s *Server, resource, namespace, name string) (*T, error) {
+	store := s.stores.main[schema.GroupResource{Resource: resource}]
+	o, err := store.Get(genericapirequest.WithNamespace(ctx, namespace), name, &metav1.GetOptions{ResourceVersion: "0"})
+	if err != nil {
+		return nil, err
+	}
+	return any(o).(*T), nil
+}
+
+func (b boundObjects) ServiceAccount(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
+	return get[corev1.ServiceAccount](ctx, b.s, "serviceaccounts", namespace, name)
+}
+
+func (b boundObjects) Pod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
+	return get[corev1.Pod](ctx, b.s, "pods", namespace, name)
+}
+
+func (b boundObjects) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	return get[corev1.Secret](ctx, b.s, "secrets", namespace, name)
+}
+
+func (b boundObjects) Node(ctx context.Context, name string) (*corev1.Node, error) {
+	return get[corev1.Node](ctx, b.s, "nodes", "", name)
+}
+
+// allowed asks the authorizer about one verb.
+func (s *Server) allowed(ctx context.Context, u user.Info, verb string, gr schema.GroupResource, namespace, name string) bool {
+	decision, _, err := s.generic.Authorizer.Authorize(ctx, authorizer.AttributesRecord{
+		User: u, Verb: verb, Namespace: namespace, APIGroup: gr.Group, APIVersion: "*", Resource: gr.Resource, Name: name, ResourceRequest: true,
+	})
+	return err == nil && decision == authorizer.DecisionAllow
+}

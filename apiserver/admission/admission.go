@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package admission owns what the API server adds to Pods, or refuses, before
+// they are stored, as the admission plugins of kube-apiserver 1.37 do: the
+// service account and its token volume, priority, runtime class and default
+// tolerations. It reads other objects through listers only.
+package admission
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apiserver/pkg/admission"
+	nodelisters "k8s.io/client-go/listers/node/v1"
+	schedulinglisters "k8s.io/client-go/listers/scheduling/v1"
+)
+
+// Listers are the objects admission looks at.
+type Listers struct {
+	ServiceAccounts func(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error)
+	PriorityClasses schedulinglisters.PriorityClassLister
+	RuntimeClasses  nodelisters.RuntimeClassLister
+}
+
+// Plugins is the chain, in upstream's order.
+func Plugins(l Listers) []admission.Interface {
+	return []admission.Interface{
+		serviceAccount{onPods(admission.Create), l},
+		taintNodes{admission.NewHandler(admission.Create)},
+		priority{onPods(admission.Create), l},
+		defaultTolerations{onPods(admission.Create, admission.Update)},
+		runtimeClass{onPods(admission.Create), l},
+	}
+}
+
+func onPods(ops ...admission.Operation) *admission.Handler { return admission.NewHandler(ops...) }
+
+// podOf is the Pod of a request to the pods resource itself, or nil.
+func podOf(a admission.Attributes) *corev1.Pod {
+	if a.GetResource().GroupResource() != corev1.Resource("pods") || a.GetSubresource() != "" {
+		return nil
+	}
+	p, _ := a.GetObject().(*corev1.Pod)
+	return p
+}
+
+// taintNodes marks a new Node not ready until its agent says otherwise
+// (TaintNodesByCondition).
+type taintNodes struct{ *admission.Handler }
+
+func (taintNodes) Admit(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if a.GetResource().GroupResource() != corev1.Resource("nodes") || a.GetSubresource() != "" {
+		return nil
+	}
+	n, ok := a.GetObject().(*corev1.Node)
+	if !ok {
+		return nil
+	}
+	for _, t := range n.Spec.Taints {
+		if t.Key == corev1.TaintNodeNotReady && t.Effect == corev1.TaintEffectNoSchedule {
+			return nil
+		}
+	}
+	n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule})
+	return nil
+}
+
+// defaultTolerations keeps a Pod for five minutes on a node that is not ready
+// or out of reach (DefaultTolerationSeconds).
+type defaultTolerations struct{ *admission.Handler }
+
+func (defaultTolerations) Admit(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	p := podOf(a)
+	if p == nil {
+		return nil
+	}
+	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+		if !tolerates(p.Spec.Tolerations, key) {
+			seconds := int64(300)
+			p.Spec.Tolerations = append(p.Spec.Tolerations, corev1.Toleration{
+				Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &seconds,
+			})
+		}
+	}
+	return nil
+}
+
+func tolerates(list []corev1.Toleration, key string) bool {
+	for _, t := range list {
+		if (t.Key == key || t.Key == "") && (t.Effect == corev1.TaintEffectNoExecute || t.Effect == "") {
+			return true
+		}
+	}
+	return false
+}

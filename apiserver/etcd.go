@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	etcdkubernetes "go.etcd.io/etcd/client/v3/kubernetes"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/cacher"
+	"k8s.io/apiserver/pkg/storage/etcd3"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
+	"k8s.io/apiserver/pkg/storage/value/encrypt/identity"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
+)
+
+// compactionInterval is kube-apiserver's: history older than this is dropped,
+// so watches can resume for at least as long.
+const compactionInterval = 5 * time.Minute
+
+// embedded is etcd in this process: one member, no sockets. The API server
+// calls it as functions, without gRPC in between.
+type embedded struct {
+	etcd      *embed.Etcd
+	client    *etcdkubernetes.Client
+	compactor etcd3.Compactor
+}
+
+// startEtcd opens the store in dir and waits until it serves.
+func startEtcd(ctx context.Context, dir string) (*embedded, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot open etcd: %w", err)
+	}
+	c := embed.NewConfig()
+	c.Name, c.Dir, c.LogLevel = "peapod", dir, "fatal"
+	c.LogOutputs = []string{"stderr"}
+	// A single member elects itself; short ticks only make that quick.
+	c.TickMs, c.ElectionMs = 10, 100
+	c.QuotaBackendBytes = 8 << 30
+	c.SnapshotCount = 10_000
+	peer := url.URL{Scheme: "http", Host: "localhost:0"}
+	c.AdvertisePeerUrls, c.InitialCluster = []url.URL{peer}, c.Name+"="+peer.String()
+	c.ListenPeerUrls, c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil, nil
+	e, err := embed.StartEtcd(c)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open etcd in %s: %w (a damaged store can be moved away and restored from a backup)", dir, err)
+	}
+	select {
+	case <-e.Server.ReadyNotify():
+	case err := <-e.Err():
+		e.Close()
+		return nil, fmt.Errorf("cannot start etcd in %s: %w", dir, err)
+	case <-ctx.Done():
+		e.Close()
+		return nil, ctx.Err()
+	}
+	client := v3client.New(e.Server)
+	client.KV = etcd3.NewETCDLatencyTracker(client.KV)
+	k := &etcdkubernetes.Client{Client: client}
+	k.Kubernetes = k
+	return &embedded{etcd: e, client: k, compactor: etcd3.NewCompactor(client, compactionInterval, clock.RealClock{}, func() {})}, nil
+}
+
+func (e *embedded) close() error {
+	err := e.client.Close()
+	e.etcd.Close()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// directOptions makes every store call the etcd of this process.
+type directOptions struct {
+	generic.RESTOptionsGetter
+	etcd *embedded
+}
+
+func (d directOptions) GetRESTOptions(gr schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
+	o, err := d.RESTOptionsGetter.GetRESTOptions(gr, example)
+	o.Decorator = d.decorate
+	return o, err
+}
+
+func (d directOptions) decorate(c *storagebackend.ConfigForResource, prefix string, key func(runtime.Object) (string, error), newObject, newList func() runtime.Object, attrs storage.AttrFunc, triggers storage.IndexerFuncs, indexers *cache.Indexers) (storage.Interface, factory.DestroyFunc, error) {
+	transformer := c.Transformer
+	if transformer == nil {
+		transformer = identity.NewEncryptCheckTransformer()
+	}
+	versioner := storage.APIObjectVersioner{}
+	s, err := etcd3.New(d.etcd.client, d.etcd.compactor, c.Codec, newObject, newList, c.Prefix, prefix, c.GroupResource, transformer, c.LeaseManagerConfig, etcd3.NewDefaultDecoder(c.Codec, versioner), versioner)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot open the store of %s: %w", c.GroupResource, err)
+	}
+	watched, err := cacher.NewCacherFromConfig(cacher.Config{
+		Storage: s, Versioner: versioner, GroupResource: c.GroupResource, EventsHistoryWindow: c.EventsHistoryWindow,
+		ResourcePrefix: prefix, KeyFunc: key, NewFunc: newObject, NewListFunc: newList,
+		GetAttrsFunc: attrs, IndexerFuncs: triggers, Indexers: indexers, Codec: c.Codec,
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot open the watch cache of %s: %w", c.GroupResource, err)
+	}
+	delegate := cacher.NewCacheDelegator(watched, s)
+	var once sync.Once
+	return delegate, func() { once.Do(func() { delegate.Stop(); watched.Stop(); s.Close() }) }, nil
+}

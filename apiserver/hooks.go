@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
+
+	"github.com/peapod/peapod/auth"
+)
+
+// addHooks starts the informers that admission and RBAC read, and makes the
+// objects every cluster has. The server is ready when both are done.
+func (s *Server) addHooks(client kubernetes.Interface) error {
+	if err := s.generic.AddPostStartHook("peapod/informers", func(h genericapiserver.PostStartHookContext) error {
+		s.informers.Start(h.Done())
+		return nil
+	}); err != nil {
+		return err
+	}
+	return s.generic.AddPostStartHook("peapod/bootstrap", func(h genericapiserver.PostStartHookContext) error {
+		s.informers.WaitForCacheSync(h.Done())
+		b := bootstrap{ctx: h, client: client, server: s}
+		if err := b.run(); err != nil {
+			return fmt.Errorf("cannot make the cluster's first objects: %w", err)
+		}
+		close(s.ready)
+		return nil
+	})
+}
+
+// bootstrap makes what is missing and puts right what the server owns.
+type bootstrap struct {
+	ctx    context.Context
+	client kubernetes.Interface
+	server *Server
+}
+
+func (b bootstrap) run() error {
+	for _, step := range []func() error{b.namespaces, b.priorities, b.roles, b.service, b.endpoints} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b bootstrap) namespaces() error {
+	for _, name := range []string{metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease, metav1.NamespaceDefault} {
+		_, err := b.client.CoreV1().Namespaces().Create(b.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b bootstrap) priorities() error {
+	for _, c := range []schedulingv1.PriorityClass{
+		{ObjectMeta: metav1.ObjectMeta{Name: "system-node-critical"}, Value: 2000001000, Description: "Used for system critical pods that must not be moved from their current node."},
+		{ObjectMeta: metav1.ObjectMeta{Name: "system-cluster-critical"}, Value: 2000000000, Description: "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."},
+	} {
+		_, err := b.client.SchedulingV1().PriorityClasses().Create(b.ctx, &c, metav1.CreateOptions{})
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// roles creates the default roles and bindings, and updates those that say
+// they may be updated.
+func (b bootstrap) roles() error {
+	for _, want := range auth.ClusterRoles() {
+		have, err := b.server.rbac.ClusterRoles.Get(want.Name)
+		switch {
+		case apierrors.IsNotFound(err):
+			_, err = b.client.RbacV1().ClusterRoles().Create(b.ctx, &want, metav1.CreateOptions{})
+		case err == nil && have.Annotations["rbac.authorization.kubernetes.io/autoupdate"] == "true" && have.AggregationRule == nil && !equality.Semantic.DeepEqual(have.Rules, want.Rules):
+			want.ResourceVersion = have.ResourceVersion
+			_, err = b.client.RbacV1().ClusterRoles().Update(b.ctx, &want, metav1.UpdateOptions{})
+		}
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+	}
+	for _, want := range auth.ClusterRoleBindings() {
+		if _, err := b.server.rbac.ClusterRoleBindings.Get(want.Name); err == nil {
+			continue
+		}
+		_, err := b.client.RbacV1().ClusterRoleBindings().Create(b.ctx, &want, metav1.CreateOptions{})
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// ServiceAddress is the cluster address of the API itself: the first of the
+// Service range.
+func ServiceAddress(services netip.Prefix) netip.Addr { return services.Masked().Addr().Next() }
+
+// service is default/kubernetes, through which Pods find the API.
+func (b bootstrap) service() error {
+	ip := ServiceAddress(b.server.config.Services).String()
+	_, err := b.client.CoreV1().Services(metav1.NamespaceDefault).Create(b.ctx, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Labels: map[string]string{"provider": "kubernetes", "component": "apiserver"}},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeClusterIP, ClusterIP: ip, SessionAffinity: corev1.ServiceAffinityNone,
+			Ports: []corev1.ServicePort{{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(443)}},
+		},
+	}, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
+}
+
+// endpoints says where the API answers: on its Service address, which the node
+// holds itself.
+func (b bootstrap) endpoints() error {
+	ip := ServiceAddress(b.server.config.Services).String()
+	_, err := b.client.CoreV1().Endpoints(metav1.NamespaceDefault).Create(b.ctx, &corev1.Endpoints{
+		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"}},
+		Subsets: []corev1.EndpointSubset{{
+			Addresses: []corev1.EndpointAddress{{IP: ip}},
+			Ports:     []corev1.EndpointPort{{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP}},
+		}},
+	}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	_, err = b.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Create(b.ctx, &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{ip}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
+		Ports:       []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: ptr.To[int32](443), Protocol: ptr.To(corev1.ProtocolTCP)}},
+	}, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
+}

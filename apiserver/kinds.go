@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/generic/registry"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/storage/names"
+
+	"github.com/peapod/peapod/api/defaults"
+	"github.com/peapod/peapod/api/table"
+	"github.com/peapod/peapod/api/validation"
+)
+
+func boolField(b bool) string { return strconv.FormatBool(b) }
+func itoa(n int32) string     { return strconv.Itoa(int(n)) }
+
+// namespaceRow: a namespace carries its own finalizer until the namespace
+// controller has emptied it.
+func (s *Server) namespaceRow() *row {
+	return resource[corev1.Namespace, corev1.NamespaceList](corev1.SchemeGroupVersion, "Namespace", "namespaces", "namespace", hooks[corev1.Namespace]{
+		Defaults: defaults.Namespace, Validate: validation.Namespace, ValidateUpdate: validation.NamespaceUpdate,
+		ValidateStatus: validation.NamespaceStatusUpdate, Columns: table.Namespace(),
+		Selectable: func(n *corev1.Namespace) fields.Set { return fields.Set{"status.phase": string(n.Status.Phase)} },
+		Prepare: func(_ context.Context, n, old *corev1.Namespace) {
+			if old != nil {
+				n.Spec.Finalizers, n.Status = old.Spec.Finalizers, old.Status
+				return
+			}
+			n.Status = corev1.NamespaceStatus{Phase: corev1.NamespaceActive}
+			if !slices.Contains(n.Spec.Finalizers, corev1.FinalizerKubernetes) {
+				n.Spec.Finalizers = append(n.Spec.Finalizers, corev1.FinalizerKubernetes)
+			}
+		},
+		Canonicalize: defaults.Namespace, // a generated name is known by now
+		Extend: func(_ *stores, main *registry.Store) map[string]rest.Storage {
+			return map[string]rest.Storage{"finalize": s.finalizeStore(main)}
+		},
+		Wrap: func(_ *stores, main *registry.Store) {
+			main.ShouldDeleteDuringUpdate = func(_ context.Context, _ string, o, _ runtime.Object) bool {
+				return namespaceDone(o.(*corev1.Namespace))
+			}
+		},
+	}, shortNames("ns"), clusterScoped, withoutGeneration, func(r *row) {
+		r.replaceMain = func(m *registry.Store) rest.Storage { return namespaceStore{mainStore{m, r}} }
+	})
+}
+
+func namespaceDone(n *corev1.Namespace) bool {
+	return n.DeletionTimestamp != nil && len(n.Spec.Finalizers) == 0 && len(n.Finalizers) == 0
+}
+
+// namespaceStore turns a delete into a mark: the object stays, Terminating,
+// until its finalizers are gone.
+type namespaceStore struct{ mainStore }
+
+func (n namespaceStore) Delete(ctx context.Context, name string, check rest.ValidateObjectFunc, o *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	found, err := n.Get(ctx, name, &metav1.GetOptions{})
+	if err != nil {
+		return nil, false, err
+	}
+	ns := found.(*corev1.Namespace)
+	if o == nil {
+		o = &metav1.DeleteOptions{}
+	}
+	if o.Preconditions == nil {
+		o.Preconditions = &metav1.Preconditions{}
+	}
+	if o.Preconditions.UID != nil && *o.Preconditions.UID != ns.UID {
+		err := fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *o.Preconditions.UID, ns.UID)
+		return nil, false, apierrors.NewConflict(corev1.Resource("namespaces"), name, err)
+	}
+	o.Preconditions.UID = &ns.UID
+	if ns.DeletionTimestamp == nil {
+		return n.terminate(ctx, name, check, o)
+	}
+	if len(ns.Spec.Finalizers) != 0 {
+		return ns, false, nil
+	}
+	return n.Store.Delete(ctx, name, check, o)
+}
+
+func (n namespaceStore) terminate(ctx context.Context, name string, check rest.ValidateObjectFunc, o *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	key, err := n.KeyFunc(ctx, name)
+	if err != nil {
+		return nil, false, err
+	}
+	out := &corev1.Namespace{}
+	err = n.Storage.GuaranteedUpdate(ctx, key, out, false, preconditions(o.Preconditions), simpleUpdate(func(x runtime.Object) (runtime.Object, error) {
+		ns := x.(*corev1.Namespace)
+		if check != nil {
+			if err := check(ctx, ns); err != nil {
+				return nil, err
+			}
+		}
+		if ns.DeletionTimestamp == nil {
+			now := metav1.Now()
+			ns.DeletionTimestamp = &now
+		}
+		ns.Status.Phase = corev1.NamespaceTerminating
+		return ns, nil
+	}), len(o.DryRun) > 0, nil)
+	if err != nil {
+		return nil, false, err
+	}
+	return out, false, nil
+}
+
+// finalizeStore is namespaces/finalize: it alone may drop spec.finalizers.
+func (s *Server) finalizeStore(main *registry.Store) rest.Storage {
+	part := *main
+	u := halfStrategy{
+		strategy: strategy{s.scheme, names.SimpleNameGenerator, s.rowOf("namespaces")},
+		keep: func(o, old runtime.Object) {
+			o.(*corev1.Namespace).Status = old.(*corev1.Namespace).Status
+		},
+		check: noCheck,
+	}
+	part.UpdateStrategy, part.ResetFieldsStrategy = u, u
+	return partStore{&part}
+}
+
+func sliceGeneration(e, old *discoveryv1.EndpointSlice) int64 {
+	if old == nil {
+		return 1
+	}
+	if equality.Semantic.DeepEqual(e.Endpoints, old.Endpoints) && equality.Semantic.DeepEqual(e.Ports, old.Ports) {
+		return old.Generation
+	}
+	return old.Generation + 1
+}
+
+// guardRoles keeps a user from granting what it does not hold itself, unless
+// it has the verb escalate on roles or bind on the role.
+func (s *Server) guardRoles(_ *stores, main *registry.Store) {
+	check := func(ctx context.Context, o runtime.Object) error { return s.mayGrant(ctx, o) }
+	main.BeginCreate = func(ctx context.Context, o runtime.Object, _ *metav1.CreateOptions) (registry.FinishFunc, error) {
+		return func(context.Context, bool) {}, check(ctx, o)
+	}
+	main.BeginUpdate = func(ctx context.Context, o, _ runtime.Object, _ *metav1.UpdateOptions) (registry.FinishFunc, error) {
+		return func(context.Context, bool) {}, check(ctx, o)
+	}
+}
+
+func (s *Server) mayGrant(ctx context.Context, o runtime.Object) error {
+	u, ok := genericapirequest.UserFrom(ctx)
+	if !ok || slices.Contains(u.GetGroups(), "system:masters") {
+		return nil
+	}
+	var wanted []rbacv1.PolicyRule
+	var err error
+	resource, verb, name := "", "escalate", o.(object).GetName()
+	switch r := o.(type) {
+	case *rbacv1.Role:
+		resource, wanted = "roles", r.Rules
+	case *rbacv1.ClusterRole:
+		resource, wanted = "clusterroles", r.Rules
+	case *rbacv1.RoleBinding:
+		resource, verb, name = roleResource(r.RoleRef), "bind", r.RoleRef.Name
+		wanted, err = s.rbac.RoleRules(r.RoleRef, r.Namespace)
+	case *rbacv1.ClusterRoleBinding:
+		resource, verb, name = roleResource(r.RoleRef), "bind", r.RoleRef.Name
+		wanted, err = s.rbac.RoleRules(r.RoleRef, "")
+	}
+	gr := schema.GroupResource{Group: rbacv1.GroupName, Resource: resource}
+	if err != nil {
+		return err
+	}
+	if s.allowed(ctx, u, verb, gr, namespaceOf(ctx), name) {
+		return nil
+	}
+	missing, err := s.rbac.Missing(u, namespaceOf(ctx), wanted)
+	if err != nil || len(missing) > 0 {
+		return apierrors.NewForbidden(gr, o.(object).GetName(), fmt.Errorf("user %q (groups=%q) is attempting to grant RBAC permissions not currently held:\n%v", u.GetName(), u.GetGroups(), missing))
+	}
+	return nil
+}
+
+func roleResource(r rbacv1.RoleRef) string {
+	if r.Kind == "Role" {
+		return "roles"
+	}
+	return "clusterroles"
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"context"
+
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	nodev1 "k8s.io/api/node/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/generic/registry"
+	"k8s.io/apiserver/pkg/registry/rest"
+
+	"github.com/peapod/peapod/api/defaults"
+	"github.com/peapod/peapod/api/table"
+	"github.com/peapod/peapod/api/validation"
+)
+
+// eventTTL is how long events are kept, as kube-apiserver's --event-ttl.
+const eventTTL = 60 * 60
+
+// resources is the table: every kind that is served, in the order of their
+// groups. To add one, add a row; rules of its own go to a file of its name.
+func (s *Server) resources() []*row {
+	core := corev1.SchemeGroupVersion
+	rows := []*row{
+		s.podRow(),
+		resource[corev1.Node, corev1.NodeList](core, "Node", "nodes", "node", hooks[corev1.Node]{
+			Defaults: defaults.Node, Validate: validation.Node, ValidateUpdate: validation.NodeUpdate, Columns: table.Node(),
+			Selectable: func(n *corev1.Node) fields.Set {
+				return fields.Set{"spec.unschedulable": boolField(n.Spec.Unschedulable)}
+			},
+			Prepare: func(_ context.Context, n, old *corev1.Node) {
+				if old == nil {
+					return
+				}
+				n.Status = *old.Status.DeepCopy()
+			},
+			Extend: s.nodeSubresources,
+		}, shortNames("no"), clusterScoped, withoutGeneration),
+		s.namespaceRow(),
+		resource[corev1.ConfigMap, corev1.ConfigMapList](core, "ConfigMap", "configmaps", "configmap", hooks[corev1.ConfigMap]{
+			Validate: validation.ConfigMap, ValidateUpdate: validation.ConfigMapUpdate, Columns: table.ConfigMap(),
+		}, shortNames("cm")),
+		resource[corev1.Secret, corev1.SecretList](core, "Secret", "secrets", "secret", hooks[corev1.Secret]{
+			Defaults: defaults.Secret, Validate: validation.Secret, ValidateUpdate: validation.SecretUpdate, Columns: table.Secret(),
+			Prepare:    func(_ context.Context, s, _ *corev1.Secret) { foldStringData(s) },
+			Selectable: func(s *corev1.Secret) fields.Set { return fields.Set{"type": string(s.Type)} },
+		}),
+		resource[corev1.ServiceAccount, corev1.ServiceAccountList](core, "ServiceAccount", "serviceaccounts", "serviceaccount", hooks[corev1.ServiceAccount]{
+			Validate: validation.ServiceAccount, ValidateUpdate: updateOf(validation.ServiceAccount), Columns: table.ServiceAccount(),
+			Extend: func(_ *stores, main *registry.Store) map[string]rest.Storage {
+				return map[string]rest.Storage{"token": tokenRequest{s, main}}
+			},
+		}, shortNames("sa")),
+		resource[corev1.Event, corev1.EventList](core, "Event", "events", "event", hooks[corev1.Event]{
+			Validate: validation.Event, Columns: table.Event(), Selectable: eventFields,
+		}, shortNames("ev"), upsertable, func(r *row) { r.ttl = eventTTL }),
+		s.serviceRow(),
+		resource[corev1.Endpoints, corev1.EndpointsList](core, "Endpoints", "endpoints", "endpoints", hooks[corev1.Endpoints]{
+			Defaults: defaults.Endpoints, Validate: validation.Endpoints, Columns: table.Endpoints(),
+		}, shortNames("ep"), upsertable),
+		resource[corev1.ReplicationController, corev1.ReplicationControllerList](core, "ReplicationController", "replicationcontrollers", "replicationcontroller", hooks[corev1.ReplicationController]{
+			Defaults: defaults.ReplicationController, Validate: validation.ReplicationController, ValidateUpdate: validation.ReplicationControllerUpdate,
+			ValidateStatus: validation.ReplicationControllerStatusUpdate, Columns: table.ReplicationController(),
+			Selectable: func(r *corev1.ReplicationController) fields.Set {
+				return fields.Set{"status.replicas": itoa(r.Status.Replicas)}
+			},
+			ScaleGet: func(r *corev1.ReplicationController) (*int32, int32, *metav1.LabelSelector) {
+				return r.Spec.Replicas, r.Status.Replicas, &metav1.LabelSelector{MatchLabels: r.Spec.Selector}
+			},
+			ScaleSet: func(r *corev1.ReplicationController, n int32) { r.Spec.Replicas = &n },
+		}, shortNames("rc"), inAll),
+		resource[corev1.PodTemplate, corev1.PodTemplateList](core, "PodTemplate", "podtemplates", "podtemplate", hooks[corev1.PodTemplate]{
+			Defaults: defaults.PodTemplate, Validate: validation.PodTemplateObject, Columns: table.PodTemplate(),
+		}),
+		resource[appsv1.ReplicaSet, appsv1.ReplicaSetList](appsv1.SchemeGroupVersion, "ReplicaSet", "replicasets", "replicaset", hooks[appsv1.ReplicaSet]{
+			Defaults: defaults.ReplicaSet, Validate: validation.ReplicaSet, ValidateUpdate: validation.ReplicaSetUpdate,
+			ValidateStatus: validation.ReplicaSetStatusUpdate, Columns: table.ReplicaSet(),
+			Selectable: func(r *appsv1.ReplicaSet) fields.Set {
+				return fields.Set{"status.replicas": itoa(r.Status.Replicas)}
+			},
+			ScaleGet: func(r *appsv1.ReplicaSet) (*int32, int32, *metav1.LabelSelector) {
+				return r.Spec.Replicas, r.Status.Replicas, r.Spec.Selector
+			},
+			ScaleSet: func(r *appsv1.ReplicaSet, n int32) { r.Spec.Replicas = &n },
+		}, shortNames("rs"), inAll),
+	}
+	return append(rows, s.clusterRows()...)
+}
+
+// clusterRows are the kinds that describe the cluster rather than workloads.
+func (s *Server) clusterRows() []*row {
+	rbac := rbacv1.SchemeGroupVersion
+	rows := []*row{
+		resource[discoveryv1.EndpointSlice, discoveryv1.EndpointSliceList](discoveryv1.SchemeGroupVersion, "EndpointSlice", "endpointslices", "endpointslice", hooks[discoveryv1.EndpointSlice]{
+			Defaults: defaults.EndpointSlice, Validate: validation.EndpointSlice, Columns: table.EndpointSlice(),
+			Prepare: func(_ context.Context, e, old *discoveryv1.EndpointSlice) { e.Generation = sliceGeneration(e, old) },
+		}),
+		resource[coordinationv1.Lease, coordinationv1.LeaseList](coordinationv1.SchemeGroupVersion, "Lease", "leases", "lease", hooks[coordinationv1.Lease]{
+			Validate: validation.Lease, Columns: table.Lease(),
+		}, upsertable, strictUpdate, withoutGeneration),
+		resource[nodev1.RuntimeClass, nodev1.RuntimeClassList](nodev1.SchemeGroupVersion, "RuntimeClass", "runtimeclasses", "runtimeclass", hooks[nodev1.RuntimeClass]{
+			Validate: validation.RuntimeClass, ValidateUpdate: validation.RuntimeClassUpdate, Columns: table.RuntimeClass(),
+		}, clusterScoped),
+		resource[schedulingv1.PriorityClass, schedulingv1.PriorityClassList](schedulingv1.SchemeGroupVersion, "PriorityClass", "priorityclasses", "priorityclass", hooks[schedulingv1.PriorityClass]{
+			Defaults: defaults.PriorityClass, Validate: validation.PriorityClass, ValidateUpdate: validation.PriorityClassUpdate, Columns: table.PriorityClass(),
+		}, shortNames("pc"), clusterScoped),
+		resource[rbacv1.Role, rbacv1.RoleList](rbac, "Role", "roles", "role", hooks[rbacv1.Role]{
+			Validate: validation.Role, Columns: table.Role(), Wrap: s.guardRoles,
+		}, upsertable),
+		resource[rbacv1.ClusterRole, rbacv1.ClusterRoleList](rbac, "ClusterRole", "clusterroles", "clusterrole", hooks[rbacv1.ClusterRole]{
+			Validate: validation.ClusterRole, Columns: table.ClusterRole(), Wrap: s.guardRoles,
+		}, clusterScoped, upsertable),
+		resource[rbacv1.RoleBinding, rbacv1.RoleBindingList](rbac, "RoleBinding", "rolebindings", "rolebinding", hooks[rbacv1.RoleBinding]{
+			Defaults: defaults.RoleBinding, Validate: validation.RoleBinding, ValidateUpdate: validation.RoleBindingUpdate, Columns: table.RoleBinding(), Wrap: s.guardRoles,
+		}, upsertable),
+		resource[rbacv1.ClusterRoleBinding, rbacv1.ClusterRoleBindingList](rbac, "ClusterRoleBinding", "clusterrolebindings", "clusterrolebinding", hooks[rbacv1.ClusterRoleBinding]{
+			Defaults: defaults.ClusterRoleBinding, Validate: validation.ClusterRoleBinding, ValidateUpdate: validation.ClusterRoleBindingUpdate, Columns: table.ClusterRoleBinding(), Wrap: s.guardRoles,
+		}, clusterScoped, upsertable),
+	}
+	return rows
+}
+
+// virtualKinds are types that are served but never stored, by group.
+func virtualKinds() map[string][]runtime.Object {
+	kinds := reviewKinds()
+	kinds[autoscalingv1.GroupName] = []runtime.Object{&autoscalingv1.Scale{}}
+	kinds[policyv1.GroupName] = []runtime.Object{&policyv1.Eviction{}}
+	kinds[corev1.GroupName] = []runtime.Object{&corev1.Binding{}}
+	return kinds
+}
+
+// updateOf uses the rules of a new object for a change, where a kind has none
+// of its own.
+func updateOf[T any](check func(*T) field.ErrorList) func(_, _ *T) field.ErrorList {
+	return func(o, _ *T) field.ErrorList { return check(o) }
+}
+
+// foldStringData moves the write-only convenience field into data.
+func foldStringData(s *corev1.Secret) {
+	for k, v := range s.StringData {
+		if s.Data == nil {
+			s.Data = map[string][]byte{}
+		}
+		s.Data[k] = []byte(v)
+	}
+	s.StringData = nil
+}
+
+func eventFields(e *corev1.Event) fields.Set {
+	source := e.Source.Component
+	if source == "" {
+		source = e.ReportingController
+	}
+	o := e.InvolvedObject
+	return fields.Set{
+		"involvedObject.kind": o.Kind, "involvedObject.namespace": o.Namespace, "involvedObject.name": o.Name,
+		"involvedObject.uid": string(o.UID), "involvedObject.apiVersion": o.APIVersion, "involvedObject.resourceVersion": o.ResourceVersion,
+		"involvedObject.fieldPath": o.FieldPath, "reason": e.Reason, "reportingComponent": e.ReportingController, "reportingController": e.ReportingController,
+		"source": source, "type": e.Type,
+	}
+}

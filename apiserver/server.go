@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package apiserver owns the Kubernetes API of a cluster: a table of resources
+// (rows.go) on the generic server of k8s.io/apiserver, the etcd behind it, and
+// how requests are authenticated, authorized and admitted. Defaults,
+// validation and columns are pure functions in api/; who may do what is in
+// auth/. It is the only room that touches storage.
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	noop "go.opentelemetry.io/otel/trace/noop"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	"k8s.io/apiserver/pkg/registry/generic/registry"
+	"k8s.io/apiserver/pkg/registry/rest"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/apiserver/pkg/server/options"
+	serverstorage "k8s.io/apiserver/pkg/server/storage"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/apiserver/pkg/util/compatibility"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	basecompatibility "k8s.io/component-base/compatibility"
+
+	"github.com/peapod/peapod/auth"
+)
+
+// protobuf is how objects lie in etcd.
+const protobuf = "application/vnd.kubernetes.protobuf"
+
+// Config says how the API is served.
+type Config struct {
+	// DataDir holds the embedded etcd, in its folder etcd/.
+	DataDir string
+	// Listen are the addresses the API is served on; the first is the one in
+	// kubeconfigs.
+	Listen []netip.AddrPort
+	// Etcd names a cluster of the user's; without endpoints etcd runs here.
+	Etcd EtcdConfig
+	PKI  *auth.PKI
+	// Services is the range of Service addresses. The first is the API's own,
+	// as the Service kubernetes in the namespace default.
+	Services netip.Prefix
+	// Version is what `kubectl version` shows of this server.
+	Log *slog.Logger
+}
+
+// EtcdConfig is how an external etcd is reached.
+type EtcdConfig struct {
+	Endpoints                 []string
+	CAFile, CertFile, KeyFile string
+}
+
+// Server is the API server of one process. There can be only one in a process:
+// the library keeps its feature gates and metrics in globals.
+type Server struct {
+	config     Config
+	rows       []*row
+	scheme     *runtime.Scheme
+	codecs     serializer.CodecFactory
+	etcd       *embedded
+	generic    *genericapiserver.GenericAPIServer
+	stores     *stores
+	rbac       *auth.RBAC
+	tokens     *auth.Tokens
+	informers  informers.SharedInformerFactory
+	identities identities
+	services   *serviceAllocator
+	listeners  []net.Listener
+
+	serving atomic.Pointer[http.Handler]
+	ready   chan struct{}
+}
+
+// New opens the store and builds the server; Run serves it.
+func New(ctx context.Context, c Config) (s *Server, err error) {
+	s = &Server{config: c, ready: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if err := s.listen(); err != nil {
+		return nil, err
+	}
+	if len(c.Etcd.Endpoints) == 0 {
+		if s.etcd, err = startEtcd(ctx, filepath.Join(c.DataDir, "etcd")); err != nil {
+			return nil, err
+		}
+	}
+	s.rows = s.resources()
+	if s.scheme, err = newScheme(s.rows); err != nil {
+		return nil, err
+	}
+	s.codecs = serializer.NewCodecFactory(s.scheme)
+	if err := s.build(); err != nil {
+		return nil, fmt.Errorf("cannot build the API server: %w", err)
+	}
+	return s, nil
+}
+
+// listen takes the ports before anything else, so that a port in use is the
+// first thing a user hears of.
+func (s *Server) listen() error {
+	for _, a := range s.config.Listen {
+		l, err := net.Listen("tcp", a.String())
+		if err != nil {
+			var op *net.OpError
+			if errors.As(err, &op) {
+				err = op.Err
+			}
+			return fmt.Errorf("cannot listen on %s: %w", a, err)
+		}
+		s.listeners = append(s.listeners, l)
+	}
+	return nil
+}
+
+// build wires the library: configuration first, then one storage per row.
+func (s *Server) build() error {
+	c, err := s.genericConfig()
+	if err != nil {
+		return err
+	}
+	getter, err := s.storageConfig(c)
+	if err != nil {
+		return err
+	}
+	client, err := kubernetes.NewForConfig(s.ClientConfig("system:apiserver", "system:masters"))
+	if err != nil {
+		return err
+	}
+	s.informers = informers.NewSharedInformerFactory(client, 0)
+	if err := s.access(c); err != nil {
+		return err
+	}
+	if err := s.admission(c, client); err != nil {
+		return err
+	}
+	if s.generic, err = c.Complete(s.informers).New("kube-apiserver", genericapiserver.NewEmptyDelegate()); err != nil {
+		return err
+	}
+	s.stores = &stores{server: s, main: map[schema.GroupResource]*registry.Store{}}
+	if err := s.install(getter); err != nil {
+		return err
+	}
+	s.generic.Handler.NonGoRestfulMux.Handle("/.well-known/openid-configuration", s.tokens)
+	s.generic.Handler.NonGoRestfulMux.Handle("/openid/v1/jwks", s.tokens)
+	return s.addHooks(client)
+}
+
+// genericConfig is the part of the library's configuration that is not about
+// storage or access.
+func (s *Server) genericConfig() (*genericapiserver.Config, error) {
+	registryOf := compatibility.DefaultComponentGlobalsRegistry
+	registryOf.ComponentGlobalsOrRegister(basecompatibility.DefaultKubeComponent, compatibility.DefaultBuildEffectiveVersion(), utilfeature.DefaultMutableFeatureGate)
+	c := genericapiserver.NewConfig(s.codecs)
+	c.EffectiveVersion = registryOf.EffectiveVersionFor(basecompatibility.DefaultKubeComponent)
+	c.FeatureGate = utilfeature.DefaultFeatureGate
+	c.LongRunningFunc = filters.BasicLongRunningRequestCheck(sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	c.AggregatedDiscoveryGroupManager = aggregated.NewResourceManager("apis")
+	c.ShutdownSendRetryAfter = false
+	s.openAPI(c)
+	serving, err := s.certificate()
+	if err != nil {
+		return nil, err
+	}
+	clientCA, err := dynamiccertificates.NewStaticCAContent("client-ca", s.config.PKI.CAPEM)
+	if err != nil {
+		return nil, err
+	}
+	c.SecureServing = &genericapiserver.SecureServingInfo{Listener: s.listeners[0], Cert: serving, ClientCA: clientCA, HTTP2MaxStreamsPerConnection: 1000}
+	c.ExternalAddress = s.config.Listen[0].String()
+	c.PublicAddress = net.IP(s.config.Listen[0].Addr().AsSlice())
+	c.LoopbackClientConfig = s.ClientConfig("system:apiserver", "system:masters")
+	return c, nil
+}
+
+// storageConfig points the library at etcd and returns how stores are opened.
+func (s *Server) storageConfig(c *genericapiserver.Config) (genericStores, error) {
+	backend := storagebackend.NewDefaultConfig("/registry", nil)
+	backend.Transport = storagebackend.TransportConfig{
+		ServerList: s.config.Etcd.Endpoints, TrustedCAFile: s.config.Etcd.CAFile,
+		CertFile: s.config.Etcd.CertFile, KeyFile: s.config.Etcd.KeyFile,
+		TracerProvider: noop.NewTracerProvider(),
+	}
+	eo := options.NewEtcdOptions(backend)
+	eo.DefaultStorageMediaType = protobuf
+	eo.SkipHealthEndpoints = s.etcd != nil
+	factory := serverstorage.NewDefaultStorageFactory(eo.StorageConfig, protobuf, s.codecs, serverstorage.NewDefaultResourceEncodingConfig(s.scheme), serverstorage.NewResourceConfig(), nil)
+	factory.StorageConfig.StorageObjectCountTracker = c.StorageObjectCountTracker
+	if err := eo.ApplyWithStorageFactoryTo(factory, c); err != nil {
+		return nil, err
+	}
+	if s.etcd != nil {
+		c.RESTOptionsGetter = directOptions{c.RESTOptionsGetter, s.etcd}
+	}
+	return c.RESTOptionsGetter, nil
+}
+
+// install makes the storages of all rows and serves them by group.
+func (s *Server) install(getter genericStores) error {
+	groups := map[schema.GroupVersion]map[string]rest.Storage{}
+	var order []schema.GroupVersion
+	for _, r := range s.rows {
+		storages, err := r.build(s.stores, s.scheme, getter)
+		if err != nil {
+			return err
+		}
+		if groups[r.gv] == nil {
+			groups[r.gv] = map[string]rest.Storage{}
+			order = append(order, r.gv)
+		}
+		for name, st := range storages {
+			groups[r.gv][name] = st
+		}
+	}
+	for gv, virtual := range s.reviews() {
+		if groups[gv] == nil {
+			groups[gv] = map[string]rest.Storage{}
+			order = append(order, gv)
+		}
+		for name, st := range virtual {
+			groups[gv][name] = st
+		}
+	}
+	core := groups[corev1.SchemeGroupVersion]
+	core["bindings"] = bindings{podBinding{s.stores}}
+	groups[eventsV1] = map[string]rest.Storage{"events": core["events"]}
+	for _, gv := range append(order, eventsV1) {
+		info := genericapiserver.NewDefaultAPIGroupInfo(gv.Group, s.scheme, runtime.NewParameterCodec(s.scheme), s.codecs)
+		info.PrioritizedVersions = []schema.GroupVersion{gv}
+		info.VersionedResourcesStorageMap[gv.Version] = groups[gv]
+		var err error
+		if gv.Group == "" {
+			err = s.generic.InstallLegacyAPIGroup("/api", &info)
+		} else {
+			err = s.generic.InstallAPIGroup(&info)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot serve %s: %w", gv, err)
+		}
+	}
+	return nil
+}
+
+// Run serves until ctx ends, then lets requests under way finish.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.close()
+	prepared := s.generic.PrepareRun()
+	var handler http.Handler = s.generic.Handler
+	s.serving.Store(&handler)
+	stop := s.serveMore(ctx)
+	defer stop()
+	if err := prepared.RunWithContext(ctx); err != nil {
+		return fmt.Errorf("cannot serve the API: %w", err)
+	}
+	return nil
+}
+
+// serveMore serves the same handler on the listeners after the first.
+func (s *Server) serveMore(ctx context.Context) (stop func()) {
+	var servers []*http.Server
+	for _, l := range s.listeners[1:] {
+		server := &http.Server{Handler: s.generic.Handler, ReadHeaderTimeout: 32 * time.Second, TLSConfig: s.tlsConfig()}
+		servers = append(servers, server)
+		go func() {
+			// Only Close ends it, and that is how a stop looks.
+			if err := server.ServeTLS(l, "", ""); err != nil && !errors.Is(err, http.ErrServerClosed) {
+				s.config.Log.Error("an address of the API is no longer served", "op", "serve", "err", err)
+			}
+		}()
+	}
+	return func() {
+		for _, server := range servers {
+			server.Close()
+		}
+	}
+}
+
+func (s *Server) handler() http.Handler {
+	h := s.serving.Load()
+	if h == nil {
+		return nil
+	}
+	return *h
+}
+
+// Ready is closed when the API serves and its first objects are there.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Tokens signs service account tokens.
+func (s *Server) Tokens() *auth.Tokens { return s.tokens }
+
+func (s *Server) close() {
+	for _, l := range s.listeners {
+		l.Close()
+	}
+	if s.etcd != nil {
+		if err := s.etcd.close(); err != nil {
+			s.config.Log.Error("etcd did not close cleanly", "op", "close", "err", err)
+		}
+	}
+}
