@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/resource"
+
+	"github.com/peapod/peapod/api/pod"
+	"github.com/peapod/peapod/linux"
+)
+
+// cpuPeriod is the kernel's default, in microseconds.
+const cpuPeriod = 100_000
+
+// cgroups makes the cgroups of Pods, as kubelets lay them out:
+//
+//	<root>/kubepods/pod<uid>             Guaranteed
+//	<root>/kubepods/burstable/pod<uid>
+//	<root>/kubepods/besteffort/pod<uid>
+type cgroups struct {
+	root   string
+	layout linux.CgroupLayout
+}
+
+func newCgroups(root string) (*cgroups, error) {
+	layout, err := linux.Cgroups()
+	if err != nil {
+		return nil, err
+	}
+	return &cgroups{root: root, layout: layout}, nil
+}
+
+func (g *cgroups) path(p *corev1.Pod) string {
+	class := ""
+	switch pod.QOS(p) {
+	case corev1.PodQOSBurstable:
+		class = "burstable"
+	case corev1.PodQOSBestEffort:
+		class = "besteffort"
+	}
+	return filepath.Join("/", g.root, "kubepods", class, "pod"+string(p.UID))
+}
+
+// controllers are those whose hierarchy a Pod's cgroup is made in.
+func controllers() []string { return []string{"cpu", "cpuacct", "memory", "pids"} }
+
+// make makes the Pod's cgroup and its limits: the sums of its containers'.
+func (g *cgroups) make(p *corev1.Pod) error {
+	path := g.path(p)
+	for _, c := range controllers() {
+		dir := g.layout.Path(c, path)
+		if dir == "" {
+			continue
+		}
+		if err := g.mkdir(c, path); err != nil {
+			return fmt.Errorf("cannot make cgroup %s: %w", path, err)
+		}
+	}
+	req := resource.PodRequests(p, resource.PodResourcesOptions{})
+	if err := g.set("cpu", path, "cpu.shares", "cpu.weight", shares(req.Cpu().MilliValue()), weight); err != nil {
+		return err
+	}
+	lim := resource.PodLimits(p, resource.PodResourcesOptions{})
+	if allLimited(p, corev1.ResourceMemory) {
+		if err := g.set("memory", path, "memory.limit_in_bytes", "memory.max", lim.Memory().Value(), nil); err != nil {
+			return err
+		}
+	}
+	if allLimited(p, corev1.ResourceCPU) {
+		return g.setQuota(path, quota(lim.Cpu().MilliValue()))
+	}
+	return nil
+}
+
+// mkdir makes a cgroup and its parents; on v2 each parent hands its
+// controllers down.
+func (g *cgroups) mkdir(controller, path string) error {
+	at := ""
+	for _, part := range strings.Split(strings.Trim(path, "/"), "/") {
+		if g.layout.V2() {
+			file := filepath.Join(g.layout.Path("", at), "cgroup.subtree_control")
+			for _, c := range []string{"+cpu", "+memory", "+pids", "+io", "+cpuset"} {
+				// A controller the machine lacks is refused, and not needed.
+				_ = os.WriteFile(file, []byte(c), 0)
+			}
+		}
+		at += "/" + part
+		if err := os.Mkdir(g.layout.Path(controller, at), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// set writes a limit under its v1 or v2 name.
+func (g *cgroups) set(controller, path, v1, v2 string, value int64, convert func(int64) int64) error {
+	name := v1
+	if g.layout.V2() {
+		name = v2
+		if convert != nil {
+			value = convert(value)
+		}
+	}
+	dir := g.layout.Path(controller, path)
+	if dir == "" {
+		return nil
+	}
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(strconv.FormatInt(value, 10)), 0); err != nil {
+		return fmt.Errorf("cannot set limit of cgroup %s: %w", path, err)
+	}
+	return nil
+}
+
+func (g *cgroups) setQuota(path string, quota int64) error {
+	if g.layout.V2() {
+		file := filepath.Join(g.layout.Path("cpu", path), "cpu.max")
+		if err := os.WriteFile(file, fmt.Appendf(nil, "%d %d", quota, cpuPeriod), 0); err != nil {
+			return fmt.Errorf("cannot set limit of cgroup %s: %w", path, err)
+		}
+		return nil
+	}
+	return g.set("cpu", path, "cpu.cfs_quota_us", "", quota, nil)
+}
+
+// remove removes the Pod's cgroup; what is not there is fine.
+func (g *cgroups) remove(p *corev1.Pod) error {
+	for _, class := range []string{"", "burstable", "besteffort"} {
+		path := filepath.Join("/", g.root, "kubepods", class, "pod"+string(p.UID))
+		for _, root := range g.layout.Roots() {
+			if err := os.Remove(filepath.Join(root, path)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("cannot remove cgroup %s: %w", path, err)
+			}
+		}
+	}
+	return nil
+}
+
+func allLimited(p *corev1.Pod, name corev1.ResourceName) bool {
+	for _, c := range p.Spec.Containers {
+		if q, ok := c.Resources.Limits[name]; !ok || q.IsZero() {
+			return false
+		}
+	}
+	return true
+}
+
+// shares is cpu.shares for milli-CPUs: 1024 per CPU, at least 2.
+func shares(milli int64) int64 {
+	return min(max(milli*1024/1000, 2), 262144)
+}
+
+// weight is v2's cpu.weight for shares.
+func weight(shares int64) int64 { return 1 + (shares-2)*9999/262142 }
+
+// quota is the time per period for milli-CPUs, at least 1 ms.
+func quota(milli int64) int64 { return max(milli*cpuPeriod/1000, 1000) }

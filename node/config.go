@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/peapod/peapod/volume"
+)
+
+func podLabels(p *corev1.Pod) map[string]string {
+	out := maps.Clone(p.Labels)
+	if out == nil {
+		out = map[string]string{}
+	}
+	out[labelPodName], out[labelPodNamespace], out[labelPodUID] = p.Name, p.Namespace, string(p.UID)
+	return out
+}
+
+// hostname is what a Pod calls itself: its name cut to 63, or what its spec
+// says (S41). The second value is its full name when it has a subdomain.
+func hostname(p *corev1.Pod) (short, fqdn string) {
+	short = p.Name
+	if p.Spec.HostnameOverride != nil {
+		return *p.Spec.HostnameOverride, ""
+	}
+	if p.Spec.Hostname != "" {
+		short = p.Spec.Hostname
+	}
+	if len(short) > 63 {
+		short = strings.TrimRight(short[:63], "-.")
+	}
+	if p.Spec.Subdomain != "" {
+		fqdn = short + "." + p.Spec.Subdomain + "." + p.Namespace + ".svc.cluster.local"
+		if p.Spec.SetHostnameAsFQDN != nil && *p.Spec.SetHostnameAsFQDN {
+			short = fqdn
+		}
+	}
+	return short, fqdn
+}
+
+// namespaces are the CRI's words for what a Pod shares.
+func namespaces(p *corev1.Pod) *runtimeapi.NamespaceOption {
+	o := &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_POD, Ipc: runtimeapi.NamespaceMode_POD, Pid: runtimeapi.NamespaceMode_CONTAINER}
+	if p.Spec.HostNetwork {
+		o.Network = runtimeapi.NamespaceMode_NODE
+	}
+	if p.Spec.HostIPC {
+		o.Ipc = runtimeapi.NamespaceMode_NODE
+	}
+	if p.Spec.HostPID {
+		o.Pid = runtimeapi.NamespaceMode_NODE
+	} else if p.Spec.ShareProcessNamespace != nil && *p.Spec.ShareProcessNamespace {
+		o.Pid = runtimeapi.NamespaceMode_POD
+	}
+	return o
+}
+
+// sandboxConfig is the Pod as a CRI sandbox.
+func (a *Agent) sandboxConfig(p *corev1.Pod, attempt int) (*runtimeapi.PodSandboxConfig, error) {
+	name, _ := hostname(p)
+	if p.Spec.HostNetwork {
+		name = ""
+	}
+	sc := p.Spec.SecurityContext
+	if sc == nil {
+		sc = &corev1.PodSecurityContext{}
+	}
+	config := &runtimeapi.PodSandboxConfig{
+		Metadata: &runtimeapi.PodSandboxMetadata{Name: p.Name, Namespace: p.Namespace, Uid: string(p.UID), Attempt: uint32(attempt)},
+		Hostname: name, LogDirectory: a.logDir(p), DnsConfig: a.dns(p), Labels: podLabels(p), Annotations: maps.Clone(p.Annotations),
+		Linux: &runtimeapi.LinuxPodSandboxConfig{
+			CgroupParent: a.cgroups.path(p), Sysctls: map[string]string{},
+			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
+				NamespaceOptions: namespaces(p), SupplementalGroups: sc.SupplementalGroups,
+				Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
+			},
+		},
+	}
+	for _, s := range sc.Sysctls {
+		config.Linux.Sysctls[s.Name] = s.Value
+	}
+	if !p.Spec.HostNetwork {
+		for _, c := range p.Spec.Containers {
+			for _, port := range c.Ports {
+				if port.HostPort > 0 {
+					config.PortMappings = append(config.PortMappings, &runtimeapi.PortMapping{
+						Protocol: runtimeapi.Protocol(runtimeapi.Protocol_value[string(port.Protocol)]), ContainerPort: port.ContainerPort, HostPort: port.HostPort, HostIp: port.HostIP,
+					})
+				}
+			}
+		}
+	}
+	return config, nil
+}
+
+// dns is resolv.conf by the Pod's policy. There is no cluster resolver yet, so
+// ClusterFirst adds the cluster's search list to the node's own servers.
+func (a *Agent) dns(p *corev1.Pod) *runtimeapi.DNSConfig {
+	own := hostResolver()
+	c := &runtimeapi.DNSConfig{}
+	switch {
+	case p.Spec.DNSPolicy == corev1.DNSNone:
+	case p.Spec.DNSPolicy == corev1.DNSClusterFirst && !p.Spec.HostNetwork, p.Spec.DNSPolicy == corev1.DNSClusterFirstWithHostNet:
+		c.Servers = own.Servers
+		c.Searches = append([]string{p.Namespace + ".svc.cluster.local", "svc.cluster.local", "cluster.local"}, own.Searches...)
+		c.Options = []string{"ndots:5"}
+	default:
+		c = own
+	}
+	if d := p.Spec.DNSConfig; d != nil {
+		c.Servers = unique(append(c.Servers, d.Nameservers...))
+		c.Searches = unique(append(c.Searches, d.Searches...))
+		for _, o := range d.Options {
+			c.Options = slices.DeleteFunc(c.Options, func(have string) bool { n, _, _ := strings.Cut(have, ":"); return n == o.Name })
+			if o.Value != nil {
+				c.Options = append(c.Options, o.Name+":"+*o.Value)
+			} else {
+				c.Options = append(c.Options, o.Name)
+			}
+		}
+	}
+	return c
+}
+
+func unique(list []string) (out []string) {
+	for _, s := range list {
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// hostResolver is the node's resolv.conf(5).
+func hostResolver() *runtimeapi.DNSConfig {
+	c := &runtimeapi.DNSConfig{}
+	b, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		return c
+	}
+	for line := range strings.Lines(string(b)) {
+		words := strings.Fields(line)
+		if len(words) < 2 {
+			continue
+		}
+		switch words[0] {
+		case "nameserver":
+			c.Servers = append(c.Servers, words[1])
+		case "search", "domain":
+			c.Searches = words[1:]
+		case "options":
+			c.Options = append(c.Options, words[1:]...)
+		}
+	}
+	return c
+}
+
+// containerConfig is one container as CRI wants it.
+func (a *Agent) containerConfig(ctx context.Context, p *corev1.Pod, sb *podSandbox, c *corev1.Container, attempt int, image *runtimeapi.Image) (*runtimeapi.ContainerConfig, error) {
+	env, err := a.environment(ctx, p, sb, c)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := a.mounts(ctx, p, sb, c, attempt, env)
+	if err != nil {
+		return nil, err
+	}
+	security, err := securityContext(p, c, image)
+	if err != nil {
+		return nil, err
+	}
+	config := &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: uint32(attempt)},
+		Image:    &runtimeapi.ImageSpec{Image: image.Id, UserSpecifiedImage: c.Image},
+		Command:  expandAll(c.Command, env), Args: expandAll(c.Args, env), WorkingDir: c.WorkingDir,
+		Mounts: mounts, Labels: podLabels(p), LogPath: logName(c.Name, attempt),
+		Stdin: c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
+		Annotations: map[string]string{
+			annotationHash: hashOf(c), annotationRestarts: strconv.Itoa(attempt),
+			annotationMessage: c.TerminationMessagePath, annotationPolicy: string(c.TerminationMessagePolicy),
+			annotationMessageDir: a.messageFile(p.UID, c.Name, attempt),
+		},
+		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: security, Resources: resourcesOf(p, c, a.node.memory())},
+	}
+	config.Labels[labelContainerName] = c.Name
+	for k, v := range env {
+		config.Envs = append(config.Envs, &runtimeapi.KeyValue{Key: k, Value: []byte(v)})
+	}
+	slices.SortFunc(config.Envs, func(a, b *runtimeapi.KeyValue) int { return strings.Compare(a.Key, b.Key) })
+	if g := p.Spec.TerminationGracePeriodSeconds; g != nil {
+		config.Annotations[annotationGrace] = strconv.FormatInt(*g, 10)
+	}
+	if c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
+		b, err := json.Marshal(c.Lifecycle.PreStop)
+		if err != nil {
+			return nil, err
+		}
+		config.Annotations[annotationPreStop] = string(b)
+	}
+	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
+		config.StopSignal = runtimeapi.Signal(runtimeapi.Signal_value["SIGNAL_"+string(*c.Lifecycle.StopSignal)])
+	}
+	return config, nil
+}
+
+// mounts are the container's volumes, /etc/hosts and its termination message.
+func (a *Agent) mounts(ctx context.Context, p *corev1.Pod, sb *podSandbox, c *corev1.Container, attempt int, env map[string]string) ([]*runtimeapi.Mount, error) {
+	var out []*runtimeapi.Mount
+	hostsMounted := false
+	for _, m := range c.VolumeMounts {
+		i := slices.IndexFunc(p.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name })
+		if i < 0 {
+			return nil, fmt.Errorf("cannot find volume %q to mount into container %q", m.Name, c.Name)
+		}
+		path, err := a.volumes.Mount(ctx, p, p.Spec.Volumes[i])
+		if err != nil {
+			return nil, err
+		}
+		if path, err = subPath(path, m, env, volume.Live(p.Spec.Volumes[i])); err != nil {
+			return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, c.Name, err)
+		}
+		hostsMounted = hostsMounted || m.MountPath == "/etc/hosts"
+		mount := &runtimeapi.Mount{ContainerPath: m.MountPath, HostPath: path, Readonly: m.ReadOnly, Propagation: propagation(m.MountPropagation)}
+		if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled && m.ReadOnly {
+			mount.RecursiveReadOnly = true
+		}
+		out = append(out, mount)
+	}
+	if !hostsMounted {
+		path, err := a.hostsFile(p, sb)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, &runtimeapi.Mount{ContainerPath: "/etc/hosts", HostPath: path})
+	}
+	message := a.messageFile(p.UID, c.Name, attempt)
+	if err := os.MkdirAll(filepath.Dir(message), 0o750); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(message, nil, 0o666); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(message, 0o666); err != nil { // whoever runs inside writes it
+		return nil, err
+	}
+	return append(out, &runtimeapi.Mount{ContainerPath: c.TerminationMessagePath, HostPath: message}), nil
+}
+
+func propagation(m *corev1.MountPropagationMode) runtimeapi.MountPropagation {
+	if m == nil {
+		return runtimeapi.MountPropagation_PROPAGATION_PRIVATE
+	}
+	switch *m {
+	case corev1.MountPropagationHostToContainer:
+		return runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
+	case corev1.MountPropagationBidirectional:
+		return runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL
+	}
+	return runtimeapi.MountPropagation_PROPAGATION_PRIVATE
+}
+
+// subPath resolves a path inside a volume without ever leaving it; a folder
+// that is missing is made.
+func subPath(root string, m corev1.VolumeMount, env map[string]string, data bool) (string, error) {
+	sub := m.SubPath
+	if m.SubPathExpr != "" {
+		var err error
+		if sub, err = expandStrict(m.SubPathExpr, env); err != nil {
+			return "", err
+		}
+	}
+	if sub == "" {
+		return root, nil
+	}
+	path, err := securejoin.SecureJoin(root, sub)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) && !data {
+		return path, os.MkdirAll(path, 0o750)
+	} else if err != nil {
+		return "", err
+	}
+	return path, nil
+}
+
+// hostsFile writes the Pod's /etc/hosts.
+func (a *Agent) hostsFile(p *corev1.Pod, sb *podSandbox) (string, error) {
+	var b strings.Builder
+	if p.Spec.HostNetwork {
+		own, err := os.ReadFile("/etc/hosts")
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", err
+		}
+		b.WriteString("# Kubernetes-managed hosts file (host network).\n")
+		b.Write(own)
+	} else {
+		short, fqdn := hostname(p)
+		b.WriteString("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
+		for _, ip := range sb.ips {
+			if fqdn != "" {
+				fmt.Fprintf(&b, "%s\t%s\t%s\n", ip, fqdn, short)
+			} else {
+				fmt.Fprintf(&b, "%s\t%s\n", ip, short)
+			}
+		}
+	}
+	if len(p.Spec.HostAliases) > 0 {
+		b.WriteString("\n# Entries added by HostAliases.\n")
+		for _, h := range p.Spec.HostAliases {
+			fmt.Fprintf(&b, "%s\t%s\n", h.IP, strings.Join(h.Hostnames, "\t"))
+		}
+	}
+	path := filepath.Join(a.volumes.PodDir(p.UID), "etc-hosts")
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return "", err
+	}
+	return path, os.WriteFile(path, []byte(b.String()), 0o644)
+}

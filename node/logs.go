@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// logQuery is which part of a log is wanted, and how.
+type logQuery struct {
+	follow, previous, timestamps bool
+	tail, limit                  int64 // -1: all
+	since                        time.Time
+	stream                       string // Stdout, Stderr, or both for "" and All
+}
+
+// logLine is one line of the CRI log format: time, stream, tag, text.
+type logLine struct {
+	at      time.Time
+	stamp   string
+	stream  string
+	partial bool
+	text    []byte
+}
+
+func parseLogLine(line []byte) (l logLine, err error) {
+	stamp, rest, ok := bytes.Cut(line, []byte(" "))
+	stream, rest, ok2 := bytes.Cut(rest, []byte(" "))
+	tag, text, ok3 := bytes.Cut(rest, []byte(" "))
+	if !ok || !ok2 || !ok3 {
+		return l, fmt.Errorf("cannot read log line %.80q", line)
+	}
+	if l.at, err = time.Parse(time.RFC3339Nano, string(stamp)); err != nil {
+		return l, fmt.Errorf("cannot read log line %.80q: %w", line, err)
+	}
+	l.stamp, l.stream, l.partial, l.text = string(stamp), string(stream), strings.HasPrefix(string(tag), "P"), bytes.TrimSuffix(text, []byte("\n"))
+	return l, nil
+}
+
+// wanted says whether the query's stream and time let a line through.
+func (q logQuery) wanted(l logLine) bool {
+	if q.stream != "" && q.stream != "All" && !strings.EqualFold(q.stream, l.stream) {
+		return false
+	}
+	return !l.at.Before(q.since)
+}
+
+// copy writes the log at path as asked. With a watch it goes on until ended
+// says that nothing more will come and all was read.
+func (q logQuery) copy(ctx context.Context, w io.Writer, path string, watch *fileWatch, ended func() bool) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { f.Close() }()
+	if q.tail >= 0 {
+		if err := seekTail(f, q.tail); err != nil {
+			return err
+		}
+	}
+	r, out := bufio.NewReader(f), &limitWriter{w, q.limit}
+	var begun []byte // a line whose end is not written yet
+	for {
+		// Asked before reading: what was written before the end is read after.
+		over := watch == nil || ended()
+		for {
+			part, err := r.ReadBytes('\n')
+			begun = append(begun, part...)
+			if err != nil {
+				break
+			}
+			if err := q.emit(out, begun); err != nil {
+				return dropLimit(err)
+			}
+			begun = begun[:0]
+		}
+		if over {
+			return nil
+		}
+		if next, err := reopened(f, path); err == nil && next != nil {
+			f.Close()
+			f = next
+			r.Reset(f)
+			continue
+		}
+		if err := watch.wait(ctx); err != nil {
+			return nil // the reader has gone
+		}
+	}
+}
+
+func (q logQuery) emit(w io.Writer, line []byte) error {
+	l, err := parseLogLine(line)
+	if err != nil || !q.wanted(l) {
+		return nil // a torn line is not worth the rest of the log
+	}
+	var b bytes.Buffer
+	if q.timestamps {
+		b.WriteString(l.stamp + " ")
+	}
+	b.Write(l.text)
+	if !l.partial {
+		b.WriteByte('\n')
+	}
+	_, err = w.Write(b.Bytes())
+	return err
+}
+
+// reopened is the new file at path after a rotation, or nil.
+func reopened(f *os.File, path string) (*os.File, error) {
+	a, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	b, err := os.Stat(path)
+	if err != nil || os.SameFile(a, b) {
+		return nil, err
+	}
+	return os.Open(path)
+}
+
+var errLimit = errors.New("limit reached")
+
+func dropLimit(err error) error {
+	if errors.Is(err, errLimit) {
+		return nil
+	}
+	return err
+}
+
+// limitWriter stops after a number of bytes; -1 is no limit.
+type limitWriter struct {
+	w    io.Writer
+	left int64
+}
+
+func (l *limitWriter) Write(b []byte) (int, error) {
+	if l.left < 0 {
+		return l.w.Write(b)
+	}
+	if int64(len(b)) >= l.left {
+		n, err := l.w.Write(b[:l.left])
+		l.left = 0
+		if err == nil {
+			err = errLimit
+		}
+		return n, err
+	}
+	l.left -= int64(len(b))
+	return l.w.Write(b)
+}
+
+// seekTail moves to the beginning of the last n whole lines.
+func seekTail(f *os.File, n int64) error {
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil || n == 0 {
+		return err
+	}
+	buf := make([]byte, 64<<10)
+	for pos := end; pos > 0; {
+		size := min(pos, int64(len(buf)))
+		pos -= size
+		if _, err := f.ReadAt(buf[:size], pos); err != nil {
+			return err
+		}
+		for i := size - 1; i >= 0; i-- {
+			// The newline that ends a line begins the next; the very last ends
+			// the file, and a partial line's is none.
+			if buf[i] != '\n' || pos+i == end-1 || partialBefore(f, pos+i) {
+				continue
+			}
+			if n--; n == 0 {
+				_, err := f.Seek(pos+i+1, io.SeekStart)
+				return err
+			}
+		}
+	}
+	_, err = f.Seek(0, io.SeekStart)
+	return err
+}
+
+// partialBefore says whether the line that ends at off is one part of a longer
+// one.
+func partialBefore(f *os.File, off int64) bool {
+	const most = 17 << 10 // a part, its time and tags
+	start := max(off-most, 0)
+	b := make([]byte, off-start)
+	if _, err := f.ReadAt(b, start); err != nil {
+		return false
+	}
+	l, err := parseLogLine(b[bytes.LastIndexByte(b, '\n')+1:])
+	return err == nil && l.partial
+}
+
+// tailLog is the end of a log as plain text.
+func tailLog(path string, lines, most int64) string {
+	var b bytes.Buffer
+	if (logQuery{tail: lines, limit: -1}).copy(context.Background(), &b, path, nil, nil) != nil {
+		return ""
+	}
+	text := b.Bytes()
+	return string(text[max(0, int64(len(text))-most):])
+}
+
+// fileWatch wakes when something in a folder changes, or when it is told to.
+type fileWatch struct {
+	f    *os.File
+	bell chan struct{}
+	done chan struct{}
+}
+
+func watchFolder(dir string) (*fileWatch, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("cannot watch %s: %w", dir, err)
+	}
+	w := &fileWatch{f: os.NewFile(uintptr(fd), "inotify"), bell: make(chan struct{}, 1), done: make(chan struct{})}
+	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_MODIFY|unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE_SELF); err != nil {
+		w.f.Close()
+		return nil, fmt.Errorf("cannot watch %s: %w", dir, err)
+	}
+	go func() {
+		defer close(w.done)
+		buf := make([]byte, 4096)
+		for {
+			if _, err := w.f.Read(buf); err != nil {
+				return // closed
+			}
+			w.ring()
+		}
+	}()
+	return w, nil
+}
+
+func (w *fileWatch) ring() {
+	select {
+	case w.bell <- struct{}{}:
+	default:
+	}
+}
+
+// wait returns at the next change, and an error when the context has ended.
+func (w *fileWatch) wait(ctx context.Context) error {
+	select {
+	case <-w.bell:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (w *fileWatch) close() {
+	w.f.Close()
+	<-w.done
+}

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package node is the node agent: it makes the Pods that the API assigns to
+// this node real, keeps them true, and reports. Downwards it speaks CRI alone,
+// so any runtime will do; upwards it is a client of the API like any other.
+//
+// One actor per Pod (actor.go) holds the newest Pod, observes what the runtime
+// has, plans (plan.go, terminate.go: pure), acts, and writes the status
+// (status.go: pure) where it differs. Nothing is polled: an actor wakes for a
+// new Pod, an event of the runtime, a finished job, a probe, or its one timer.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/peapod/peapod/cri"
+	"github.com/peapod/peapod/volume"
+)
+
+// Config is what a node agent is made from.
+type Config struct {
+	NodeName string
+	Client   kubernetes.Interface
+	CRI      cri.Client
+	// Dir holds volumes and the small files of Pods.
+	Dir    string
+	LogDir string
+	// CgroupRoot is the parent of all Pods' cgroups.
+	CgroupRoot string
+	// IP is the node's own address; PodCIDR its range.
+	IP      net.IP
+	PodCIDR string
+	// Listen serves logs, exec and the like over TLS; TLS asks for client
+	// certificates of the cluster.
+	Listen net.Listener
+	Serve  func(ctx context.Context, l net.Listener, h http.Handler) error
+	// APIServer is where Pods find the API: the environment of every
+	// container names it.
+	APIHost, APIPort string
+	Version          string
+	// Drained returns when no new connection reaches the Pod any more; it is
+	// awaited, for a moment, before the Pod is asked to end. May be nil.
+	Drained func(ctx context.Context, uid types.UID) error
+	Log     *slog.Logger
+	Now     func() time.Time
+}
+
+// Agent is one node agent.
+type Agent struct {
+	cfg     Config
+	volumes *volume.Mounter
+	objects *objects
+	events  record.EventRecorder
+	cgroups *cgroups
+	node    nodeState
+	pulls   pullQueue
+
+	mu     sync.Mutex // guards actors and ends
+	actors map[types.UID]*actor
+	ends   map[string]map[*func()]bool // by container ID: called at its end
+	work   sync.WaitGroup
+}
+
+// New prepares an agent; nothing happens before Run.
+func New(cfg Config) (*Agent, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	groups, err := newCgroups(cfg.CgroupRoot)
+	if err != nil {
+		return nil, fmt.Errorf("cannot start node agent: %w", err)
+	}
+	a := &Agent{cfg: cfg, actors: map[types.UID]*actor{}, cgroups: groups}
+	a.objects = newObjects(cfg.Client)
+	a.volumes = &volume.Mounter{Root: cfg.Dir, Sources: a.objects, Allocatable: a.node.allocatable}
+	return a, nil
+}
+
+// Run works until ctx ends and leaves the Pods running. ready is called when
+// the Node object says so.
+func (a *Agent) Run(ctx context.Context, ready func()) error {
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	defer broadcaster.Shutdown()
+	broadcaster.StartRecordingToSink(a.eventSink())
+	a.events = broadcaster.NewRecorder(eventScheme(), corev1.EventSource{Component: "kubelet", Host: a.cfg.NodeName})
+	defer a.work.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	failed := make(chan error, 3)
+	run := func(what string, f func(context.Context) error) {
+		a.work.Go(func() {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				failed <- fmt.Errorf("cannot %s: %w", what, err)
+			}
+		})
+	}
+	if err := a.register(ctx); err != nil {
+		return err
+	}
+	run("serve the node's endpoint", func(ctx context.Context) error { return a.cfg.Serve(ctx, a.cfg.Listen, a.handler()) })
+	run("follow the runtime", a.followRuntime)
+	run("follow the API", a.followPods)
+	run("renew the node's lease", a.renewLease)
+	ready()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// followPods hands each change of a Pod of this node to its actor, after it
+// has found the Pods that run here although the API no longer has them.
+func (a *Agent) followPods(ctx context.Context) error {
+	lw := cache.NewListWatchFromClient(a.cfg.Client.CoreV1().RESTClient(), "pods", metav1.NamespaceAll, fields.OneTermEqualSelector("spec.nodeName", a.cfg.NodeName))
+	_, controller := cache.NewInformerWithOptions(cache.InformerOptions{
+		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(lw, a.cfg.Client), ObjectType: &corev1.Pod{},
+		Handler: cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(o any) { a.desire(ctx, o.(*corev1.Pod)) },
+			UpdateFunc: func(_, o any) { a.desire(ctx, o.(*corev1.Pod)) },
+			DeleteFunc: func(o any) {
+				if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
+					o = gone.Obj
+				}
+				if p, ok := o.(*corev1.Pod); ok {
+					a.forget(p.UID)
+				}
+			},
+		},
+	})
+	a.work.Go(func() { controller.RunWithContext(ctx) })
+	if !cache.WaitForCacheSync(ctx.Done(), controller.HasSynced) {
+		return nil
+	}
+	return a.adoptOrphans(ctx)
+}
+
+// desire gives an actor its newest Pod, and makes the actor if need be.
+func (a *Agent) desire(ctx context.Context, p *corev1.Pod) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	x := a.actors[p.UID]
+	if x == nil {
+		x = newActor(a, p)
+		a.actors[p.UID] = x
+		a.work.Go(func() { x.run(ctx) })
+		return
+	}
+	x.want(p)
+}
+
+// forget tells an actor that the API has let go of its Pod.
+func (a *Agent) forget(uid types.UID) {
+	a.mu.Lock()
+	x := a.actors[uid]
+	a.mu.Unlock()
+	if x != nil {
+		x.gone()
+	}
+}
+
+func (a *Agent) remove(uid types.UID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.actors, uid)
+}
+
+func (a *Agent) find(namespace, name string) *actor {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var found *actor
+	for _, x := range a.actors {
+		// A Pod that is still dying may have a successor of the same name.
+		if p := x.pod(); p.Namespace == namespace && p.Name == name && (found == nil || !x.isGone()) {
+			found = x
+		}
+	}
+	return found
+}
+
+func (a *Agent) actor(uid types.UID) *actor {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.actors[uid]
+}
+
+// adoptOrphans ends the Pods that the runtime has and the API has not: they
+// were deleted by force while nobody watched.
+func (a *Agent) adoptOrphans(ctx context.Context) error {
+	list, err := a.cfg.CRI.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return err
+	}
+	for _, s := range list.Items {
+		uid := types.UID(s.Labels[labelPodUID])
+		if uid == "" || a.actor(uid) != nil {
+			continue
+		}
+		p := podOfSandbox(s)
+		a.cfg.Log.Info("pod without an object ends", "pod", p.Namespace+"/"+p.Name, "uid", uid)
+		a.desire(ctx, p)
+		a.forget(uid)
+	}
+	return nil
+}
+
+// podOfSandbox is as much of a Pod as its sandbox's labels tell.
+func podOfSandbox(s *runtimeapi.PodSandbox) *corev1.Pod {
+	grace := int64(30)
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: s.Labels[labelPodName], Namespace: s.Labels[labelPodNamespace], UID: types.UID(s.Labels[labelPodUID])},
+		Spec:       corev1.PodSpec{TerminationGracePeriodSeconds: &grace, SecurityContext: &corev1.PodSecurityContext{}},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning},
+	}
+}
+
+// followRuntime wakes the actor of each event. When the stream breaks, all
+// actors look anew.
+func (a *Agent) followRuntime(ctx context.Context) error {
+	for ctx.Err() == nil {
+		stream, err := a.cfg.CRI.Runtime.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})
+		if err != nil {
+			return err
+		}
+		a.wakeAll()
+		for {
+			e, err := stream.Recv()
+			if err != nil {
+				a.cfg.Log.Info("events of the runtime were interrupted", "op", "events", "err", err)
+				break
+			}
+			if e.ContainerEventType == runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT {
+				a.containerEnded(e.ContainerId)
+			}
+			if x := a.actor(types.UID(e.GetPodSandboxStatus().GetLabels()[labelPodUID])); x != nil {
+				x.wake()
+			}
+		}
+		if err := a.runtimeAnswers(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// whenEnded calls f when the container ends, until cancelled.
+func (a *Agent) whenEnded(id string, f func()) (cancel func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ends == nil {
+		a.ends = map[string]map[*func()]bool{}
+	}
+	if a.ends[id] == nil {
+		a.ends[id] = map[*func()]bool{}
+	}
+	a.ends[id][&f] = true
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.ends[id], &f)
+		if len(a.ends[id]) == 0 {
+			delete(a.ends, id)
+		}
+	}
+}
+
+func (a *Agent) containerEnded(id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for f := range a.ends[id] {
+		(*f)()
+	}
+}
+
+func (a *Agent) runtimeAnswers(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	_, err := a.cfg.CRI.Runtime.Version(ctx, &runtimeapi.VersionRequest{})
+	return err
+}
+
+func (a *Agent) wakeAll() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, x := range a.actors {
+		x.wake()
+	}
+}
+
+// TerminateAll ends every Pod the runtime has, each within its grace period
+// but at most limit (0: no limit). It needs no API.
+func (a *Agent) TerminateAll(ctx context.Context, limit time.Duration) error {
+	list, err := a.cfg.CRI.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return fmt.Errorf("cannot end pods: %w", err)
+	}
+	var all sync.WaitGroup
+	errs := make([]error, len(list.Items))
+	for i, s := range list.Items {
+		all.Go(func() { errs[i] = a.endSandbox(ctx, s, limit) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}

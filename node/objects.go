@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"sync"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	clientscheme "k8s.io/client-go/kubernetes/scheme"
+	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+)
+
+// objects are the ConfigMaps and Secrets that Pods of this node refer to. Each
+// is watched by itself, for as long as a Pod needs it: a node may see no more.
+type objects struct {
+	client kubernetes.Interface
+
+	mu    sync.Mutex // guards watch and its watchers
+	watch map[objectKey]*watched
+}
+
+type objectKey struct{ resource, namespace, name string }
+
+// watched is one object and the actors that need it.
+type watched struct {
+	store  cache.Store
+	synced func() bool
+	stop   context.CancelFunc
+	done   chan struct{}
+	users  map[*actor]bool
+}
+
+func newObjects(client kubernetes.Interface) *objects {
+	return &objects{client: client, watch: map[objectKey]*watched{}}
+}
+
+// follow watches what the Pod refers to and rings its actor at each change.
+func (o *objects) follow(x *actor, p *corev1.Pod) {
+	for k := range references(p) {
+		o.mu.Lock()
+		w := o.watch[k]
+		if w == nil {
+			w = o.begin(k)
+			o.watch[k] = w
+		}
+		w.users[x] = true
+		o.mu.Unlock()
+	}
+}
+
+// unfollow lets go of everything an actor needed.
+func (o *objects) unfollow(x *actor) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for k, w := range o.watch {
+		delete(w.users, x)
+		if len(w.users) == 0 {
+			w.stop()
+			delete(o.watch, k)
+		}
+	}
+}
+
+// begin starts the watch of one object.
+func (o *objects) begin(k objectKey) *watched {
+	var example runtime.Object = &corev1.ConfigMap{}
+	if k.resource == "secrets" {
+		example = &corev1.Secret{}
+	}
+	w := &watched{users: map[*actor]bool{}, done: make(chan struct{})}
+	ring := func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		for x := range w.users {
+			x.refresh()
+		}
+	}
+	lw := cache.NewListWatchFromClient(o.client.CoreV1().RESTClient(), k.resource, k.namespace, fields.OneTermEqualSelector("metadata.name", k.name))
+	store, controller := cache.NewInformerWithOptions(cache.InformerOptions{
+		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(lw, o.client), ObjectType: example,
+		Handler: cache.ResourceEventHandlerFuncs{AddFunc: func(any) { ring() }, UpdateFunc: func(_, _ any) { ring() }},
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	w.store, w.synced, w.stop = store, controller.HasSynced, cancel
+	go func() {
+		defer close(w.done)
+		controller.RunWithContext(ctx)
+	}()
+	return w
+}
+
+// references are the ConfigMaps and Secrets a Pod names.
+func references(p *corev1.Pod) map[objectKey]bool {
+	out := map[objectKey]bool{}
+	configMap := func(name string) { out[objectKey{"configmaps", p.Namespace, name}] = true }
+	secret := func(name string) { out[objectKey{"secrets", p.Namespace, name}] = true }
+	for _, v := range p.Spec.Volumes {
+		if v.ConfigMap != nil {
+			configMap(v.ConfigMap.Name)
+		}
+		if v.Secret != nil {
+			secret(v.Secret.SecretName)
+		}
+		if v.Projected == nil {
+			continue
+		}
+		for _, s := range v.Projected.Sources {
+			if s.ConfigMap != nil {
+				configMap(s.ConfigMap.Name)
+			}
+			if s.Secret != nil {
+				secret(s.Secret.Name)
+			}
+		}
+	}
+	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for _, c := range list {
+			for _, e := range c.EnvFrom {
+				if e.ConfigMapRef != nil {
+					configMap(e.ConfigMapRef.Name)
+				}
+				if e.SecretRef != nil {
+					secret(e.SecretRef.Name)
+				}
+			}
+			for _, e := range c.Env {
+				if e.ValueFrom != nil && e.ValueFrom.ConfigMapKeyRef != nil {
+					configMap(e.ValueFrom.ConfigMapKeyRef.Name)
+				}
+				if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
+					secret(e.ValueFrom.SecretKeyRef.Name)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// cached finds an object that is being watched.
+func cached[T any](o *objects, k objectKey) (*T, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	w := o.watch[k]
+	if w == nil || !w.synced() {
+		return nil, false
+	}
+	x, ok, err := w.store.GetByKey(k.namespace + "/" + k.name)
+	if err != nil || !ok {
+		return nil, false
+	}
+	t, ok := x.(*T)
+	return t, ok
+}
+
+// ConfigMap reads a ConfigMap.
+func (o *objects) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
+	if c, ok := cached[corev1.ConfigMap](o, objectKey{"configmaps", namespace, name}); ok {
+		return c, nil
+	}
+	return o.client.CoreV1().ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+// Secret reads a Secret.
+func (o *objects) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	if s, ok := cached[corev1.Secret](o, objectKey{"secrets", namespace, name}); ok {
+		return s, nil
+	}
+	return o.client.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+// Token asks for a service account token.
+func (o *objects) Token(ctx context.Context, namespace, account string, r *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+	return o.client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, account, r, metav1.CreateOptions{})
+}
+
+// services are those of a namespace, for service links. A failure leaves the
+// variables out, as a kubelet that has not synced would.
+func (o *objects) services(ctx context.Context, namespace string) []corev1.Service {
+	list, err := o.client.CoreV1().Services(namespace).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	if err != nil {
+		return nil
+	}
+	return list.Items
+}
+
+func (o *objects) runtimeClass(ctx context.Context, name string) (*nodev1.RuntimeClass, error) {
+	return o.client.NodeV1().RuntimeClasses().Get(ctx, name, metav1.GetOptions{})
+}
+
+func (a *Agent) eventSink() record.EventSink {
+	return &typedcore.EventSinkImpl{Interface: a.cfg.Client.CoreV1().Events("")}
+}
+
+func eventScheme() *runtime.Scheme { return clientscheme.Scheme }

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	// leaseDuration and leaseRenewal are a kubelet's: renewed at a quarter.
+	leaseDuration = 40 * time.Second
+	leaseRenewal  = 10 * time.Second
+	// maxPods is what this agent accepts; its cost per Pod is small.
+	maxPods = 1000
+)
+
+// nodeState is what the agent tells of its machine.
+type nodeState struct {
+	mu       sync.Mutex // guards resources
+	capacity corev1.ResourceList
+	images   chan struct{}
+}
+
+func (s *nodeState) allocatable() corev1.ResourceList {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.capacity
+}
+
+func (s *nodeState) memory() int64 {
+	q := s.allocatable()[corev1.ResourceMemory]
+	return q.Value()
+}
+
+// imagesChanged asks for the node's list of images to be told anew.
+func (s *nodeState) imagesChanged() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.images != nil {
+		select {
+		case s.images <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// register makes or renews the Node object and says that it is Ready.
+func (a *Agent) register(ctx context.Context) error {
+	st, err := a.nodeStatus(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot register node %s: %w", a.cfg.NodeName, err)
+	}
+	a.node.mu.Lock()
+	a.node.capacity, a.node.images = st.Allocatable, make(chan struct{}, 1)
+	a.node.mu.Unlock()
+	nodes := a.cfg.Client.CoreV1().Nodes()
+	n, err := nodes.Get(ctx, a.cfg.NodeName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		n, err = nodes.Create(ctx, &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: a.cfg.NodeName, Labels: a.nodeLabels()},
+			Spec:       corev1.NodeSpec{PodCIDR: a.cfg.PodCIDR, PodCIDRs: []string{a.cfg.PodCIDR}},
+		}, metav1.CreateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("cannot register node %s: %w", a.cfg.NodeName, err)
+	}
+	if err := a.patchNode(ctx, n, st); err != nil {
+		return fmt.Errorf("cannot register node %s: %w", a.cfg.NodeName, err)
+	}
+	return nil
+}
+
+func (a *Agent) nodeLabels() map[string]string {
+	return map[string]string{
+		corev1.LabelHostname: a.cfg.NodeName, corev1.LabelOSStable: "linux", corev1.LabelArchStable: runtime.GOARCH,
+		"beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": runtime.GOARCH,
+	}
+}
+
+// patchNode writes status, labels, and takes the taint of a node that is not
+// ready away: in this process there is no one else to do it.
+func (a *Agent) patchNode(ctx context.Context, n *corev1.Node, st corev1.NodeStatus) error {
+	for i, c := range st.Conditions {
+		for _, was := range n.Status.Conditions {
+			if was.Type == c.Type && was.Status == c.Status {
+				st.Conditions[i].LastTransitionTime = was.LastTransitionTime
+			}
+		}
+	}
+	n = n.DeepCopy()
+	n.Status = st
+	up, err := a.cfg.Client.CoreV1().Nodes().UpdateStatus(ctx, n, metav1.UpdateOptions{})
+	if err != nil {
+		return err
+	}
+	var taints []corev1.Taint
+	for _, t := range up.Spec.Taints {
+		if t.Key != corev1.TaintNodeNotReady && t.Key != corev1.TaintNodeUnreachable {
+			taints = append(taints, t)
+		}
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": a.nodeLabels()}, "spec": map[string]any{"taints": taints}})
+	if err != nil {
+		return err
+	}
+	_, err = a.cfg.Client.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	return err
+}
+
+func (a *Agent) nodeStatus(ctx context.Context) (corev1.NodeStatus, error) {
+	var st corev1.NodeStatus
+	v, err := a.cfg.CRI.Runtime.Version(ctx, &runtimeapi.VersionRequest{})
+	if err != nil {
+		return st, err
+	}
+	st.Capacity, err = machine(a.cfg.Dir)
+	if err != nil {
+		return st, err
+	}
+	st.Allocatable = st.Capacity.DeepCopy()
+	st.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: a.cfg.IP.String()}, {Type: corev1.NodeHostName, Address: a.cfg.NodeName}}
+	port := a.cfg.Listen.Addr().String()
+	if i := strings.LastIndexByte(port, ':'); i >= 0 {
+		n, err := strconv.Atoi(port[i+1:])
+		if err != nil {
+			return st, err
+		}
+		st.DaemonEndpoints.KubeletEndpoint.Port = int32(n)
+	}
+	st.NodeInfo = a.systemInfo(v)
+	st.Images, err = a.nodeImages(ctx)
+	if err != nil {
+		return st, err
+	}
+	now := metav1.NewTime(a.cfg.Now().Truncate(time.Second))
+	cond := func(t corev1.NodeConditionType, s corev1.ConditionStatus, reason, message string) {
+		st.Conditions = append(st.Conditions, corev1.NodeCondition{Type: t, Status: s, Reason: reason, Message: message, LastHeartbeatTime: now, LastTransitionTime: now})
+	}
+	cond(corev1.NodeMemoryPressure, corev1.ConditionFalse, "KubeletHasSufficientMemory", "kubelet has sufficient memory available")
+	cond(corev1.NodeDiskPressure, corev1.ConditionFalse, "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
+	cond(corev1.NodePIDPressure, corev1.ConditionFalse, "KubeletHasSufficientPID", "kubelet has sufficient PID available")
+	cond(corev1.NodeReady, corev1.ConditionTrue, "KubeletReady", "kubelet is posting ready status")
+	return st, nil
+}
+
+// machine is what the node has to give.
+func machine(dir string) (corev1.ResourceList, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return nil, err
+	}
+	var fs unix.Statfs_t
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return nil, err
+	}
+	return corev1.ResourceList{
+		corev1.ResourceCPU:              *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI),
+		corev1.ResourceMemory:           *resource.NewQuantity(int64(info.Totalram)*int64(info.Unit), resource.BinarySI),
+		corev1.ResourceEphemeralStorage: *resource.NewQuantity(int64(fs.Blocks)*fs.Bsize, resource.BinarySI),
+		corev1.ResourcePods:             *resource.NewQuantity(maxPods, resource.DecimalSI),
+	}, nil
+}
+
+func (a *Agent) systemInfo(v *runtimeapi.VersionResponse) corev1.NodeSystemInfo {
+	read := func(path string) string {
+		b, _ := os.ReadFile(path) // absent on some machines
+		return strings.TrimSpace(string(b))
+	}
+	info := corev1.NodeSystemInfo{
+		MachineID: read("/etc/machine-id"), SystemUUID: read("/sys/class/dmi/id/product_uuid"), BootID: read("/proc/sys/kernel/random/boot_id"),
+		KernelVersion: read("/proc/sys/kernel/osrelease"), OSImage: "Linux", ContainerRuntimeVersion: v.RuntimeName + "://" + v.RuntimeVersion,
+		KubeletVersion: a.cfg.Version, OperatingSystem: "linux", Architecture: runtime.GOARCH,
+	}
+	for line := range strings.Lines(read("/etc/os-release")) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "PRETTY_NAME="); ok {
+			info.OSImage = strings.Trim(name, `"`)
+		}
+	}
+	return info
+}
+
+// imagesTold is how many images the Node object lists, the largest first.
+const imagesTold = 50
+
+func (a *Agent) nodeImages(ctx context.Context) ([]corev1.ContainerImage, error) {
+	list, err := a.cfg.CRI.Image.ListImages(ctx, &runtimeapi.ListImagesRequest{})
+	if err != nil {
+		return nil, err
+	}
+	var out []corev1.ContainerImage
+	for _, i := range list.Images {
+		if len(out) == imagesTold {
+			break
+		}
+		if names := append(i.RepoDigests, i.RepoTags...); len(names) > 0 {
+			out = append(out, corev1.ContainerImage{Names: names, SizeBytes: int64(i.Size)})
+		}
+	}
+	return out, nil
+}
+
+// renewLease is the node's heartbeat, its one periodic write. Beside it, the
+// images are told when a pull has changed them.
+func (a *Agent) renewLease(ctx context.Context) error {
+	leases := a.cfg.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	clock := time.NewTimer(0)
+	defer clock.Stop()
+	for {
+		select {
+		case <-clock.C:
+			if err := a.beat(ctx, leases); err != nil && ctx.Err() == nil {
+				a.cfg.Log.Warn("cannot renew the node's lease", "op", "lease", "err", err)
+			}
+			clock.Reset(leaseRenewal)
+		case <-a.node.images:
+			if err := a.register(ctx); err != nil && ctx.Err() == nil {
+				a.cfg.Log.Warn("cannot tell the node's images", "op", "images", "err", err)
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+type leaseClient interface {
+	Get(context.Context, string, metav1.GetOptions) (*coordinationv1.Lease, error)
+	Create(context.Context, *coordinationv1.Lease, metav1.CreateOptions) (*coordinationv1.Lease, error)
+	Update(context.Context, *coordinationv1.Lease, metav1.UpdateOptions) (*coordinationv1.Lease, error)
+}
+
+func (a *Agent) beat(ctx context.Context, leases leaseClient) error {
+	now, seconds := metav1.NewMicroTime(a.cfg.Now()), int32(leaseDuration.Seconds())
+	l, err := leases.Get(ctx, a.cfg.NodeName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		l = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: a.cfg.NodeName, Namespace: corev1.NamespaceNodeLease}}
+		l.Spec = coordinationv1.LeaseSpec{HolderIdentity: &a.cfg.NodeName, LeaseDurationSeconds: &seconds, RenewTime: &now}
+		_, err = leases.Create(ctx, l, metav1.CreateOptions{})
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	l.Spec.HolderIdentity, l.Spec.LeaseDurationSeconds, l.Spec.RenewTime = &a.cfg.NodeName, &seconds, &now
+	_, err = leases.Update(ctx, l, metav1.UpdateOptions{})
+	return err
+}
