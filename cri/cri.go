@@ -45,7 +45,7 @@ func Dial(endpoint string) (Client, io.Closer, error) {
 }
 
 // Serve serves a runtime on a unix socket, 0600, until ctx ends.
-func Serve(ctx context.Context, socket string, rs runtimeapi.RuntimeServiceServer, is runtimeapi.ImageServiceServer) error {
+func Serve(ctx context.Context, socket string, runtime Server) error {
 	if err := os.MkdirAll(filepath.Dir(socket), 0o700); err != nil {
 		return fmt.Errorf("cannot serve CRI: %w", err)
 	}
@@ -61,8 +61,8 @@ func Serve(ctx context.Context, socket string, rs runtimeapi.RuntimeServiceServe
 		return fmt.Errorf("cannot serve CRI: %w", err)
 	}
 	s := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
-	runtimeapi.RegisterRuntimeServiceServer(s, rs)
-	runtimeapi.RegisterImageServiceServer(s, is)
+	runtimeapi.RegisterRuntimeServiceServer(s, runtime)
+	runtimeapi.RegisterImageServiceServer(s, runtime)
 	stop := context.AfterFunc(ctx, s.Stop)
 	defer stop()
 	if err := s.Serve(l); err != nil && ctx.Err() == nil {
@@ -71,30 +71,36 @@ func Serve(ctx context.Context, socket string, rs runtimeapi.RuntimeServiceServe
 	return nil
 }
 
+// Server is a runtime: both services in one.
+type Server interface {
+	runtimeapi.RuntimeServiceServer
+	runtimeapi.ImageServiceServer
+}
+
 // Direct is the way to a runtime in this process: calls are function calls.
 // Requests and answers are copied, so neither side sees the other's changes.
-func Direct(rs runtimeapi.RuntimeServiceServer, is runtimeapi.ImageServiceServer) Client {
-	c := &direct{methods: map[string]grpc.MethodHandler{}, streams: map[string]grpc.StreamHandler{}, services: map[string]any{}}
-	c.add(&runtimeapi.RuntimeService_ServiceDesc, rs)
-	c.add(&runtimeapi.ImageService_ServiceDesc, is)
+// current is asked at each call, as the runtime may be made anew while its
+// clients live.
+func Direct(current func() Server) Client {
+	c := &direct{methods: map[string]grpc.MethodHandler{}, streams: map[string]grpc.StreamHandler{}, current: current}
+	c.add(&runtimeapi.RuntimeService_ServiceDesc)
+	c.add(&runtimeapi.ImageService_ServiceDesc)
 	return Client{runtimeapi.NewRuntimeServiceClient(c), runtimeapi.NewImageServiceClient(c)}
 }
 
 // direct is a gRPC connection without a network or an encoding.
 type direct struct {
-	methods  map[string]grpc.MethodHandler
-	streams  map[string]grpc.StreamHandler
-	services map[string]any
+	methods map[string]grpc.MethodHandler
+	streams map[string]grpc.StreamHandler
+	current func() Server
 }
 
-func (d *direct) add(desc *grpc.ServiceDesc, service any) {
+func (d *direct) add(desc *grpc.ServiceDesc) {
 	for _, m := range desc.Methods {
-		name := "/" + desc.ServiceName + "/" + m.MethodName
-		d.methods[name], d.services[name] = m.Handler, service
+		d.methods["/"+desc.ServiceName+"/"+m.MethodName] = m.Handler
 	}
 	for _, s := range desc.Streams {
-		name := "/" + desc.ServiceName + "/" + s.StreamName
-		d.streams[name], d.services[name] = s.Handler, service
+		d.streams["/"+desc.ServiceName+"/"+s.StreamName] = s.Handler
 	}
 }
 
@@ -104,7 +110,7 @@ func (d *direct) Invoke(ctx context.Context, method string, args, reply any, _ .
 	if !ok {
 		return fmt.Errorf("cannot call %s: no such method", method)
 	}
-	out, err := handler(d.services[method], ctx, func(in any) error { return copyMessage(in, args) }, nil)
+	out, err := handler(d.current(), ctx, func(in any) error { return copyMessage(in, args) }, nil)
 	if err != nil {
 		return err
 	}
@@ -126,7 +132,7 @@ func (d *direct) NewStream(ctx context.Context, _ *grpc.StreamDesc, method strin
 	s := &stream{ctx: ctx, request: make(chan proto.Message, 1), answers: make(chan proto.Message, 64), done: make(chan struct{})}
 	go func() {
 		defer cancel()
-		s.err = handler(d.services[method], serverSide{s})
+		s.err = handler(d.current(), serverSide{s})
 		close(s.done)
 	}()
 	return s, nil

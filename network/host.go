@@ -21,6 +21,8 @@ import (
 // Remove can put it back: <dir>/host.json.
 type hostState struct {
 	Version int `json:"version"`
+	// PodCIDR is the range the network was opened with.
+	PodCIDR netip.Prefix `json:"podCIDR,omitzero"`
 	// Sysctls holds the value each had before, by its path under /proc/sys.
 	Sysctls map[string]string `json:"sysctls,omitempty"`
 	// Addresses were put on the loopback link.
@@ -38,6 +40,12 @@ func (n *Network) forward() error {
 	st, err := n.readHost()
 	if err != nil {
 		return err
+	}
+	if st.PodCIDR != n.cfg.PodCIDR {
+		st.PodCIDR = n.cfg.PodCIDR
+		if err := n.writeHost(st); err != nil {
+			return err
+		}
 	}
 	for _, s := range forwarding {
 		file := filepath.Join(n.cfg.Root, "proc/sys", s.path)
@@ -149,4 +157,12 @@ func (n *Network) writeHost(st hostState) error {
 		return fmt.Errorf("cannot write %s: %w", n.hostFile(), err)
 	}
 	return nil
+}
+
+// RangeOf is the Pod range the network in dir was last opened with; the zero
+// prefix when there was none.
+func RangeOf(dir string) (netip.Prefix, error) {
+	n := &Network{cfg: Config{Dir: dir}}
+	st, err := n.readHost()
+	return st.PodCIDR, err
 }

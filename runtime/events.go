@@ -41,6 +41,16 @@ func (h *hub) leave(c chan *runtimeapi.ContainerEventResponse) {
 	}
 }
 
+// close cuts all followers off: this runtime has no more to tell.
+func (h *hub) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for c := range h.followers {
+		delete(h.followers, c)
+		close(c)
+	}
+}
+
 // send never waits: a follower whose backlog is full is cut off.
 func (h *hub) send(e *runtimeapi.ContainerEventResponse) {
 	h.mu.Lock()

@@ -115,6 +115,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 	stop := r.streams.serve(ctx)
 	defer stop()
 	defer r.tidy.Wait()
+	defer r.events.close()
 	exits, err := r.cfg.Keeper.Events(ctx, 0)
 	if err != nil {
 		return fmt.Errorf("cannot follow containers: %w", err)

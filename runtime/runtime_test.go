@@ -31,7 +31,7 @@ type noNetwork struct{}
 func (noNetwork) Setup(context.Context, string, string, []network.HostPort) ([]netip.Addr, error) {
 	return []netip.Addr{netip.MustParseAddr("192.0.2.9")}, nil
 }
-func (noNetwork) Teardown(context.Context, string) error        { return nil }
+func (noNetwork) Teardown(context.Context, string) error      { return nil }
 func (noNetwork) Keep(context.Context, map[string]bool) error { return nil }
 
 // bench is a runtime over a folder that outlives it, as a process is over a

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make` or `make help` lists what there is.
+export CGO_ENABLED := 0
+BIN := bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X github.com/peapod/peapod/daemon.Version=$(VERSION)
+
+.PHONY: help build demo test e2e bench lint generate deps clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+build: ## bin/peapod and bin/peapod-keeper
+	@mkdir -p $(BIN)
+	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/peapod .
+	go build -trimpath -ldflags '-s -w' -o $(BIN)/peapod-keeper ./keeper/peapod-keeper
+
+deps: ## install the Debian packages a node needs (as root)
+	@./scripts/deps
+
+demo: deps build ## start a node and run a real two-container Pod on it (as root)
+	@./scripts/demo
+
+test: deps build ## every test, unattended (as root)
+	@./scripts/test
+
+bench: deps build ## pod life-cycle figures of this machine (as root)
+	@./scripts/bench
+
+lint: ## go vet, gofmt and staticcheck
+	@./scripts/lint
+
+generate: ## regenerate the OpenAPI definitions
+	@./scripts/generate
+
+clean: ## remove what build made
+	rm -rf $(BIN)

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/peapod/peapod/daemon"
+)
+
+func newUp(t terminal) *cobra.Command {
+	var o daemon.Options
+	var verbosity int
+	c := &cobra.Command{
+		Use:   "up",
+		Short: "Start the cluster on this machine, in the foreground",
+		Long: `Starts etcd, the API server, the scheduler, the controllers, the node agent and
+the container runtime in one process, and prints one line when the node is Ready.
+SIGTERM or Ctrl-C stops it and leaves the Pods running; the next "peapod up"
+finds them untouched. "peapod down" ends them.`,
+		Example: `  sudo peapod up
+  sudo peapod up --data-dir /srv/pods --listen 0.0.0.0:6443
+  sudo peapod up --runtime-endpoint unix:///run/containerd/containerd.sock
+  sudo peapod up --etcd-endpoints https://10.0.0.5:2379 --etcd-cafile ca.crt --etcd-certfile c.crt --etcd-keyfile c.key`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			begin := time.Now()
+			line := newProgress(t.err)
+			o.Log = newLogger(t, verbosity)
+			o.Progress = func(step string) { line.say("peapod: %s", step) }
+			o.Ready = func(i daemon.Info) {
+				line.done()
+				fmt.Fprintf(t.out, "%s node %s is Ready after %.1fs; kubeconfig: %s\n",
+					paint(t.out, green, "peapod:"), i.NodeName, time.Since(begin).Seconds(), i.Kubeconfig)
+			}
+			defer line.done()
+			return daemon.Up(c.Context(), o)
+		},
+	}
+	dataDirFlag(c, &o.DataDir)
+	upFlags(c, &o)
+	c.Flags().IntVarP(&verbosity, "v", "v", 0, "how much to log: 0 warnings, 1 what happens to Pods, 4 everything")
+	return c
+}
+
+func upFlags(c *cobra.Command, o *daemon.Options) {
+	f := c.Flags()
+	f.StringVar(&o.Listen, "listen", "127.0.0.1:6443", "address and port of the API server")
+	f.StringVar(&o.NodeName, "node-name", "", "name of this machine's Node (default: its host name)")
+	f.StringVar(&o.PodCIDR, "pod-cidr", "10.244.0.0/20", "IPv4 range of this node's Pod addresses")
+	f.StringVar(&o.ServiceCIDR, "service-cidr", "10.96.0.0/16", "IPv4 range of Service addresses; the first is the API server's")
+	f.StringVar(&o.NodeListen, "node-listen", "", "address and port of the node agent's HTTPS endpoint (default: port 10250 of the node's address)")
+	f.StringSliceVar(&o.Etcd.Endpoints, "etcd-endpoints", nil, "an existing etcd cluster, instead of the one in this process")
+	f.StringVar(&o.Etcd.CAFile, "etcd-cafile", "", "CA that signed the etcd servers' certificates")
+	f.StringVar(&o.Etcd.CertFile, "etcd-certfile", "", "client certificate for etcd")
+	f.StringVar(&o.Etcd.KeyFile, "etcd-keyfile", "", "key of the client certificate for etcd")
+	f.StringVar(&o.RuntimeEndpoint, "runtime-endpoint", "", "socket of an external CRI runtime, instead of the built-in one")
+}
+
+// newLogger logs to the terminal's error stream in slog's text form.
+func newLogger(t terminal, verbosity int) *slog.Logger {
+	level := slog.LevelWarn
+	switch {
+	case verbosity >= 4:
+		level = slog.LevelDebug
+	case verbosity >= 1:
+		level = slog.LevelInfo
+	}
+	return slog.New(slog.NewTextHandler(t.err, &slog.HandlerOptions{Level: level}))
+}
+
+func newDown(t terminal) *cobra.Command {
+	var o daemon.DownOptions
+	var verbosity int
+	c := &cobra.Command{
+		Use:   "down",
+		Short: "End all Pods gracefully and leave nothing on the machine",
+		Long: `Stops the running "peapod up", gives every Pod its grace period, and removes all
+processes, mounts, links, namespaces, cgroups and rules it made. The state stays:
+the next "peapod up" starts the Pods again. --purge removes the state too.`,
+		Example: "  sudo peapod down\n  sudo peapod down --data-dir /srv/pods --purge",
+		Args:    noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			line := newProgress(t.err)
+			defer line.done()
+			o.Log = newLogger(t, verbosity)
+			o.Progress = func(step string) { line.say("peapod: %s", step) }
+			return daemon.Down(c.Context(), o)
+		},
+	}
+	dataDirFlag(c, &o.DataDir)
+	c.Flags().BoolVar(&o.Purge, "purge", false, "remove the data folder too: API objects, images and logs")
+	c.Flags().DurationVar(&o.Grace, "grace", 0, "give every Pod at most this long (default: each Pod's own grace period)")
+	c.Flags().IntVarP(&verbosity, "v", "v", 0, "how much to log")
+	return c
+}
+
+func newDoctor(t terminal) *cobra.Command {
+	var dir string
+	c := &cobra.Command{
+		Use:     "doctor",
+		Short:   "Say what this machine has and lacks for Pods, and how to mend it",
+		Example: "  sudo peapod doctor",
+		Args:    noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			unfit := false
+			for _, f := range daemon.Examine(c.Context(), dir) {
+				mark, colour := "ok", green
+				switch f.Level {
+				case daemon.Poor:
+					mark, colour = "warn", yellow
+				case daemon.Fatal:
+					mark, colour, unfit = "FAIL", red, true
+				}
+				fmt.Fprintf(t.out, "%s  %-12s %s\n", paint(t.out, colour, fmt.Sprintf("%-4s", mark)), f.Subject, f.Found)
+				if f.Mend != "" {
+					fmt.Fprintf(t.out, "      %-12s mend: %s\n", "", f.Mend)
+				}
+			}
+			if unfit {
+				return fmt.Errorf("%w: mend what is marked FAIL", daemon.ErrUnfit)
+			}
+			return nil
+		},
+	}
+	dataDirFlag(c, &dir)
+	return c
+}

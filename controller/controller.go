@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package controller owns the loops that keep objects true: one file per
+// controller, each a reconcile function on the one shared cache of the
+// process. A controller does nothing while nothing changes.
+package controller
+
+import (
+	"fmt"
+
+	"github.com/go-logr/logr"
+	"k8s.io/client-go/kubernetes"
+	clientscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+)
+
+// Config is what the controllers need beside the manager.
+type Config struct {
+	// RootCA is published to every namespace.
+	RootCA []byte
+	// Client is for what the cache is not made for, such as subresources.
+	Client kubernetes.Interface
+}
+
+// workers is how many objects of a kind are reconciled at once.
+const workers = 4
+
+// NewManager makes the manager that runs the controllers and holds the cache.
+func NewManager(c *rest.Config, log logr.Logger) (manager.Manager, error) {
+	m, err := ctrl.NewManager(c, ctrl.Options{
+		Scheme: clientscheme.Scheme, Logger: log,
+		Metrics: metricsserver.Options{BindAddress: "0"}, HealthProbeBindAddress: "0",
+		Controller: config.Controller{MaxConcurrentReconciles: workers, SkipNameValidation: ptr.To(true)},
+		Client:     client.Options{Cache: &client.CacheOptions{Unstructured: false}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the controllers' manager: %w", err)
+	}
+	return m, nil
+}
+
+// Add adds all controllers to a manager.
+func Add(m manager.Manager, c Config) error {
+	for _, add := range []func(manager.Manager, Config) error{addReplicaSet, addReplicationController, addServiceAccount, addRootCA, addNamespace, addEndpoints, addGarbage, addPodGC} {
+		if err := add(m, c); err != nil {
+			return fmt.Errorf("cannot add controller: %w", err)
+		}
+	}
+	return nil
+}

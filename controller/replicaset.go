@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+)
+
+// addReplicaSet keeps ReplicaSets true.
+func addReplicaSet(m manager.Manager, _ Config) error {
+	r := &replicas{client: m.GetClient(), live: m.GetAPIReader(), events: m.GetEventRecorderFor("replicaset-controller"), gvk: appsv1.SchemeGroupVersion.WithKind("ReplicaSet")}
+	return ctrl.NewControllerManagedBy(m).Named("replicaset").For(&appsv1.ReplicaSet{}).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+			return r.owners(ctx, o.(*corev1.Pod), func(ctx context.Context, p *corev1.Pod) []client.Object {
+				var list appsv1.ReplicaSetList
+				return matching(ctx, m.GetClient(), &list, p, func() (out []client.Object) {
+					for i := range list.Items {
+						s, err := metav1.LabelSelectorAsSelector(list.Items[i].Spec.Selector)
+						if err == nil && s.Matches(labels.Set(p.Labels)) {
+							out = append(out, &list.Items[i])
+						}
+					}
+					return out
+				})
+			})
+		})).
+		Complete(reconcile.AsReconciler(m.GetClient(), reconcile.ObjectReconciler[*appsv1.ReplicaSet](replicaSet{r})))
+}
+
+// matching lists a kind in the Pod's namespace and picks what selects it.
+func matching(ctx context.Context, c client.Client, list client.ObjectList, p *corev1.Pod, pick func() []client.Object) []client.Object {
+	if err := c.List(ctx, list, client.InNamespace(p.Namespace)); err != nil {
+		return nil // the cache is stopping
+	}
+	return pick()
+}
+
+// owners are whom a change of a Pod concerns: its controller, or for an orphan
+// all that would take it.
+func (r *replicas) owners(ctx context.Context, p *corev1.Pod, candidates func(context.Context, *corev1.Pod) []client.Object) []reconcile.Request {
+	if ref := metav1.GetControllerOf(p); ref != nil {
+		if ref.Kind != r.gvk.Kind {
+			return nil
+		}
+		if p.DeletionTimestamp != nil {
+			r.seen.podGone(ref.UID, p.UID)
+		}
+		return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: p.Namespace, Name: ref.Name}}}
+	}
+	var out []reconcile.Request
+	for _, o := range candidates(ctx, p) {
+		out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(o)})
+	}
+	return out
+}
+
+type replicaSet struct{ *replicas }
+
+func (r replicaSet) Reconcile(ctx context.Context, rs *appsv1.ReplicaSet) (reconcile.Result, error) {
+	selector, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
+	if err != nil {
+		return reconcile.Result{}, nil // validation keeps such a thing out
+	}
+	c, after, err := r.sync(ctx, rs, selector, &rs.Spec.Template, *rs.Spec.Replicas, rs.Spec.MinReadySeconds)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	st := appsv1.ReplicaSetStatus{
+		Replicas: c.total, FullyLabeledReplicas: c.labeled, ReadyReplicas: c.ready, AvailableReplicas: c.available,
+		TerminatingReplicas: &c.terminating, ObservedGeneration: rs.Generation, Conditions: slices.Clone(rs.Status.Conditions),
+	}
+	st.Conditions = slices.DeleteFunc(st.Conditions, func(x appsv1.ReplicaSetCondition) bool {
+		return x.Type == appsv1.ReplicaSetReplicaFailure && c.failure == nil
+	})
+	if c.failure != nil && len(st.Conditions) == 0 {
+		st.Conditions = append(st.Conditions, appsv1.ReplicaSetCondition{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: failureReason(rs.Spec.Replicas, c), Message: c.failure.Error(), LastTransitionTime: metav1.NewTime(time.Now().Truncate(time.Second))})
+	}
+	if !equality.Semantic.DeepEqual(rs.Status, st) {
+		up := rs.DeepCopy()
+		up.Status = st
+		if err := r.client.Status().Update(ctx, up); err != nil {
+			return reconcile.Result{}, ignoreStale(err)
+		}
+	}
+	return reconcile.Result{RequeueAfter: after}, c.failure
+}
+
+func failureReason(want *int32, c counts) string {
+	if c.total < *want {
+		return "FailedCreate"
+	}
+	return "FailedDelete"
+}
+
+// ignoreStale: a write that lost to another is repeated by its event.
+func ignoreStale(err error) error {
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}

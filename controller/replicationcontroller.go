@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+)
+
+// addReplicationController keeps ReplicationControllers true.
+func addReplicationController(m manager.Manager, _ Config) error {
+	r := &replicas{client: m.GetClient(), live: m.GetAPIReader(), events: m.GetEventRecorderFor("replication-controller"), gvk: corev1.SchemeGroupVersion.WithKind("ReplicationController")}
+	return ctrl.NewControllerManagedBy(m).Named("replicationcontroller").For(&corev1.ReplicationController{}).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+			return r.owners(ctx, o.(*corev1.Pod), func(ctx context.Context, p *corev1.Pod) []client.Object {
+				var list corev1.ReplicationControllerList
+				return matching(ctx, m.GetClient(), &list, p, func() (out []client.Object) {
+					for i := range list.Items {
+						if labels.Set(list.Items[i].Spec.Selector).AsSelectorPreValidated().Matches(labels.Set(p.Labels)) {
+							out = append(out, &list.Items[i])
+						}
+					}
+					return out
+				})
+			})
+		})).
+		Complete(reconcile.AsReconciler(m.GetClient(), reconcile.ObjectReconciler[*corev1.ReplicationController](replicationController{r})))
+}
+
+type replicationController struct{ *replicas }
+
+func (r replicationController) Reconcile(ctx context.Context, rc *corev1.ReplicationController) (reconcile.Result, error) {
+	c, after, err := r.sync(ctx, rc, labels.Set(rc.Spec.Selector).AsSelectorPreValidated(), rc.Spec.Template, *rc.Spec.Replicas, rc.Spec.MinReadySeconds)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	st := corev1.ReplicationControllerStatus{
+		Replicas: c.total, FullyLabeledReplicas: c.labeled, ReadyReplicas: c.ready, AvailableReplicas: c.available,
+		ObservedGeneration: rc.Generation, Conditions: slices.Clone(rc.Status.Conditions),
+	}
+	st.Conditions = slices.DeleteFunc(st.Conditions, func(x corev1.ReplicationControllerCondition) bool {
+		return x.Type == corev1.ReplicationControllerReplicaFailure && c.failure == nil
+	})
+	if c.failure != nil && len(st.Conditions) == 0 {
+		st.Conditions = append(st.Conditions, corev1.ReplicationControllerCondition{Type: corev1.ReplicationControllerReplicaFailure, Status: corev1.ConditionTrue, Reason: failureReason(rc.Spec.Replicas, c), Message: c.failure.Error(), LastTransitionTime: metav1.NewTime(time.Now().Truncate(time.Second))})
+	}
+	if !equality.Semantic.DeepEqual(rc.Status, st) {
+		up := rc.DeepCopy()
+		up.Status = st
+		if err := r.client.Status().Update(ctx, up); err != nil {
+			return reconcile.Result{}, ignoreStale(err)
+		}
+	}
+	return reconcile.Result{RequeueAfter: after}, c.failure
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/peapod/peapod/apiserver"
+	"github.com/peapod/peapod/controller"
+	nodeagent "github.com/peapod/peapod/node"
+	"github.com/peapod/peapod/scheduler"
+)
+
+// masters is the group of this process's own components: they share its fate,
+// so a narrower role would protect nothing.
+const masters = "system:masters"
+
+// startLoops starts what works through the API, and waits for the node.
+func (d *node) startLoops(ctx context.Context) error {
+	if err := d.startControllers(ctx); err != nil {
+		return err
+	}
+	agent, err := d.newAgent()
+	if err != nil {
+		return err
+	}
+	ready := make(chan struct{})
+	d.part(ctx, "the node agent", func(ctx context.Context) error { return agent.Run(ctx, func() { close(ready) }) })
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if d.Ready != nil {
+		d.Ready(Info{NodeName: d.NodeName, Kubeconfig: d.kubeconfig(), Server: dialable(d.listen).String()})
+	}
+	return nil
+}
+
+func (d *node) startControllers(ctx context.Context) error {
+	c := d.api.ClientConfig("system:kube-controller-manager", masters)
+	client, err := kubernetes.NewForConfig(c)
+	if err != nil {
+		return fmt.Errorf("cannot start the controllers: %w", err)
+	}
+	m, err := controller.NewManager(c, ctrl.Log)
+	if err != nil {
+		return err
+	}
+	if err := controller.Add(m, controller.Config{RootCA: d.pki.CAPEM, Client: client}); err != nil {
+		return err
+	}
+	pods, err := m.GetCache().GetInformer(ctx, &corev1.Pod{})
+	if err != nil {
+		return fmt.Errorf("cannot start the scheduler: %w", err)
+	}
+	nodes, err := m.GetCache().GetInformer(ctx, &corev1.Node{})
+	if err != nil {
+		return fmt.Errorf("cannot start the scheduler: %w", err)
+	}
+	binder, err := kubernetes.NewForConfig(d.api.ClientConfig("system:kube-scheduler", masters))
+	if err != nil {
+		return fmt.Errorf("cannot start the scheduler: %w", err)
+	}
+	s := scheduler.New(scheduler.Config{Client: binder, Pods: pods, Nodes: nodes, Log: d.Log})
+	d.part(ctx, "the controllers", m.Start)
+	d.part(ctx, "the scheduler", s.Run)
+	return nil
+}
+
+func (d *node) newAgent() (*nodeagent.Agent, error) {
+	client, err := kubernetes.NewForConfig(d.api.ClientConfig("system:node:"+d.NodeName, "system:nodes", masters))
+	if err != nil {
+		return nil, fmt.Errorf("cannot start the node agent: %w", err)
+	}
+	l, err := net.Listen("tcp", d.nodeListen.String())
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s for the node's endpoint: %w", d.nodeListen, err)
+	}
+	return nodeagent.New(nodeagent.Config{
+		NodeName: d.NodeName, Client: client, CRI: d.cri, Dir: d.path("node"), LogDir: d.podLogs(), CgroupRoot: d.instance,
+		IP: net.IP(d.ip.AsSlice()), PodCIDR: d.pods.String(), Listen: l, Serve: d.serveNode, Version: KubernetesVersion,
+		APIHost: apiserver.ServiceAddress(d.services).String(), APIPort: "443", Log: d.Log,
+	})
+}
+
+// serveNode serves the node's endpoint to the API server, known by its
+// certificate, and to administrators.
+func (d *node) serveNode(ctx context.Context, l net.Listener, h http.Handler) error {
+	certFile, keyFile := d.pki.Pair("kubelet")
+	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return fmt.Errorf("cannot load the node's certificate: %w", err)
+	}
+	s := &http.Server{
+		Handler: onlyAPIServer(h), ReadHeaderTimeout: 30 * time.Second,
+		TLSConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert},
+			ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: d.pki.Pool(),
+		},
+		// Streams upgrade the connection, which HTTP/2 cannot.
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
+	}
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	defer stop()
+	if err := s.ServeTLS(l, "", ""); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+func onlyAPIServer(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		subject := r.TLS.PeerCertificates[0].Subject
+		if subject.CommonName != "kube-apiserver-kubelet-client" && !slices.Contains(subject.Organization, masters) {
+			http.Error(w, "Forbidden", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
