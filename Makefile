@@ -13,8 +13,8 @@ help: ## list the targets
 
 build: ## bin/peapod and bin/peapod-keeper
 	@mkdir -p $(BIN)
-	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/peapod .
-	go build -trimpath -ldflags '-s -w' -o $(BIN)/peapod-keeper ./keeper/peapod-keeper
+	go build -ldflags '$(LDFLAGS)' -o $(BIN)/peapod .
+	go build -ldflags '-s -w' -o $(BIN)/peapod-keeper ./keeper/peapod-keeper
 
 deps: ## install the Debian packages a node needs (as root)
 	@./scripts/deps

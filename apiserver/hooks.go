@@ -34,7 +34,10 @@ func (s *Server) addHooks(client kubernetes.Interface) error {
 		s.informers.WaitForCacheSync(h.Done())
 		b := bootstrap{ctx: h, client: client, server: s}
 		if err := b.run(); err != nil {
-			return fmt.Errorf("cannot make the cluster's first objects: %w", err)
+			// The library ends the process when a hook fails; Run's caller is
+			// to hear of it instead.
+			s.failed <- fmt.Errorf("cannot make the cluster's first objects: %w", err)
+			return nil
 		}
 		close(s.ready)
 		return nil
@@ -115,7 +118,11 @@ func ServiceAddress(services netip.Prefix) netip.Addr { return services.Masked()
 // service is default/kubernetes, through which Pods find the API.
 func (b bootstrap) service() error {
 	ip := ServiceAddress(b.server.config.Services).String()
-	_, err := b.client.CoreV1().Services(metav1.NamespaceDefault).Create(b.ctx, &corev1.Service{
+	_, err := b.client.CoreV1().Services(metav1.NamespaceDefault).Get(b.ctx, "kubernetes", metav1.GetOptions{})
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	_, err = b.client.CoreV1().Services(metav1.NamespaceDefault).Create(b.ctx, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Labels: map[string]string{"provider": "kubernetes", "component": "apiserver"}},
 		Spec: corev1.ServiceSpec{
 			Type: corev1.ServiceTypeClusterIP, ClusterIP: ip, SessionAffinity: corev1.ServiceAffinityNone,

@@ -88,11 +88,12 @@ type Server struct {
 
 	serving atomic.Pointer[http.Handler]
 	ready   chan struct{}
+	failed  chan error // the first objects could not be made
 }
 
 // New opens the store and builds the server; Run serves it.
 func New(ctx context.Context, c Config) (s *Server, err error) {
-	s = &Server{config: c, ready: make(chan struct{})}
+	s = &Server{config: c, ready: make(chan struct{}), failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -270,10 +271,20 @@ func (s *Server) Run(ctx context.Context) error {
 	s.serving.Store(&handler)
 	stop := s.serveMore(ctx)
 	defer stop()
-	if err := prepared.RunWithContext(ctx); err != nil {
-		return fmt.Errorf("cannot serve the API: %w", err)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	served := make(chan error, 1)
+	go func() { served <- prepared.RunWithContext(ctx) }()
+	select {
+	case err := <-s.failed:
+		cancel()
+		return errors.Join(err, <-served)
+	case err := <-served:
+		if err != nil {
+			return fmt.Errorf("cannot serve the API: %w", err)
+		}
+		return nil
 	}
-	return nil
 }
 
 // serveMore serves the same handler on the listeners after the first.
