@@ -158,8 +158,8 @@ func (d *node) prepare(ctx context.Context) error {
 	if d.ip, err = machineAddress(d.pods.Addr().Next()); err != nil {
 		return err
 	}
-	if !d.nodeListen.IsValid() {
-		d.nodeListen = netip.AddrPortFrom(d.ip, 10250)
+	if !d.nodeListen.Addr().IsValid() {
+		d.nodeListen = netip.AddrPortFrom(d.ip, d.nodeListen.Port())
 	}
 	names := auth.Names{Node: d.NodeName}
 	for _, a := range []netip.Addr{d.ip, d.listen.Addr(), d.nodeListen.Addr(), d.pods.Addr().Next(), apiserver.ServiceAddress(d.services)} {

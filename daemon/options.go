@@ -41,8 +41,8 @@ type Options struct {
 	PodCIDR  string // this node's IPv4 range of Pod addresses
 	// ServiceCIDR is the IPv4 range of Services.
 	ServiceCIDR string
-	// NodeListen is host:port of the node agent's HTTPS endpoint; empty is
-	// port 10250 of the node's own address.
+	// NodeListen is host:port of the node agent's HTTPS endpoint. Without a
+	// host it is the node's own address; empty is port 10250.
 	NodeListen string
 	// RuntimeEndpoint is an external CRI socket; empty means our own runtime.
 	RuntimeEndpoint string
@@ -124,7 +124,7 @@ type settings struct {
 	Options
 	layout
 	listen     netip.AddrPort
-	nodeListen netip.AddrPort
+	nodeListen netip.AddrPort // without a valid address: the node's own
 	pods       netip.Prefix
 	services   netip.Prefix
 }
@@ -149,10 +149,14 @@ func (o Options) check() (settings, error) {
 	if s.listen, err = parseListen("--listen", o.Listen); err != nil {
 		return s, err
 	}
-	if o.NodeListen != "" {
-		if s.nodeListen, err = parseListen("--node-listen", o.NodeListen); err != nil {
-			return s, err
-		}
+	if o.NodeListen == "" {
+		o.NodeListen = ":10250"
+	}
+	if s.nodeListen, err = parseListen("--node-listen", o.NodeListen); err != nil {
+		return s, err
+	}
+	if strings.HasPrefix(o.NodeListen, ":") {
+		s.nodeListen = netip.AddrPortFrom(netip.Addr{}, s.nodeListen.Port())
 	}
 	if s.pods, err = parseRange("--pod-cidr", o.PodCIDR, 29); err != nil {
 		return s, err
@@ -185,8 +189,8 @@ func parseListen(flag, value string) (netip.AddrPort, error) {
 		return netip.AddrPort{}, fmt.Errorf("%s %q: want an IP address: %w", flag, value, err)
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 {
-		return netip.AddrPort{}, fmt.Errorf("%s %q: want a port from 1 to 65535", flag, value)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%s %q: want a port from 0 to 65535", flag, value)
 	}
 	return netip.AddrPortFrom(ip, uint16(n)), nil
 }
