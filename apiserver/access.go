@@ -63,7 +63,9 @@ type boundObjects struct{ s *Server }
 
 func get[T any](ctx context.Context, s *Server, resource, namespace, name string) (*T, error) {
 	store := s.stores.main[schema.GroupResource{Resource: resource}]
-	o, err := store.Get(genericapirequest.WithNamespace(ctx, namespace), name, &metav1.GetOptions{ResourceVersion: "0"})
+	// A NotFound shall name this resource, not that of the request.
+	ctx = genericapirequest.WithRequestInfo(genericapirequest.WithNamespace(ctx, namespace), &genericapirequest.RequestInfo{Resource: resource})
+	o, err := store.Get(ctx, name, &metav1.GetOptions{ResourceVersion: "0"})
 	if err != nil {
 		return nil, err
 	}

@@ -3,11 +3,19 @@
 package apiserver
 
 import (
+	"context"
 	"fmt"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/kubernetes"
 
@@ -28,7 +36,7 @@ func (s *Server) admission(c *genericapiserver.Config, client kubernetes.Interfa
 	}
 	chain := []admission.Interface{life}
 	for _, p := range podadmission.Plugins(podadmission.Listers{
-		ServiceAccounts: boundObjects{s}.ServiceAccount,
+		ServiceAccounts: s.accountForPod,
 		PriorityClasses: s.informers.Scheduling().V1().PriorityClasses().Lister(),
 		RuntimeClasses:  s.informers.Node().V1().RuntimeClasses().Lister(),
 	}) {
@@ -36,4 +44,38 @@ func (s *Server) admission(c *genericapiserver.Config, client kubernetes.Interfa
 	}
 	c.AdmissionControl = admission.NewChainHandler(chain...)
 	return nil
+}
+
+// accountPatience is how long a Pod's creation waits for the account "default"
+// of a namespace that was made a moment ago.
+const accountPatience = time.Second
+
+// accountForPod finds a service account; the default one, which a controller
+// makes in every new namespace, is given a moment to appear.
+func (s *Server) accountForPod(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
+	account, err := boundObjects{s}.ServiceAccount(ctx, namespace, name)
+	if name != "default" || !apierrors.IsNotFound(err) {
+		return account, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, accountPatience)
+	defer cancel()
+	store := s.stores.main[schema.GroupResource{Resource: "serviceaccounts"}]
+	w, watchErr := store.Watch(genericapirequest.WithNamespace(ctx, namespace), &metainternalversion.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name)})
+	if watchErr != nil {
+		return nil, err
+	}
+	defer w.Stop()
+	for {
+		select {
+		case _, ok := <-w.ResultChan():
+			if !ok {
+				return nil, err
+			}
+			if found, err := (boundObjects{s}).ServiceAccount(ctx, namespace, name); err == nil {
+				return found, nil
+			}
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }

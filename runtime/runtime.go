@@ -117,6 +117,9 @@ func (r *Runtime) Run(ctx context.Context) error {
 	defer r.tidy.Wait()
 	defer r.events.close()
 	exits, err := r.cfg.Keeper.Events(ctx, 0)
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("cannot follow containers: %w", err)
 	}

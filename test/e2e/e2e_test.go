@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package e2e drives the whole program as a user does: bin/peapod on a fresh
+// data folder, and the stock kubectl of Kubernetes 1.37. Tests are named after
+// the promises they prove.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+	toolswatch "k8s.io/client-go/tools/watch"
+)
+
+// patience is how long a test waits for anything before it says what it saw.
+const patience = 60 * time.Second
+
+// cluster is the one node that the tests share.
+type cluster struct {
+	dir, bin, kubectl string
+	process           *exec.Cmd
+	log               *os.File
+	client            kubernetes.Interface
+}
+
+var c *cluster
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		return 1, err
+	}
+	// Short: sockets lie below it.
+	dir, err := os.MkdirTemp("", "pea")
+	if err != nil {
+		return 1, err
+	}
+	c = &cluster{dir: dir, bin: filepath.Join(root, "bin"), kubectl: filepath.Join(root, "bin/stock/kubectl")}
+	for _, f := range []string{"peapod", "peapod-keeper", "stock/kubectl"} {
+		if _, err := os.Stat(filepath.Join(c.bin, f)); err != nil {
+			return 1, fmt.Errorf("%w (run the tests with `make test`)", err)
+		}
+	}
+	defer func() {
+		c.stop(syscall.SIGTERM)
+		out, downErr := exec.Command(filepath.Join(c.bin, "peapod"), "down", "--data-dir", c.dir, "--purge", "--grace=1s").CombinedOutput()
+		if downErr != nil {
+			err, code = fmt.Errorf("peapod down: %w\n%s", downErr, out), 1
+		}
+	}()
+	image := filepath.Join(dir, "examples.tar")
+	pack := exec.Command(filepath.Join(root, "scripts/examples-image"), image)
+	if out, err := pack.CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("cannot pack the image: %w\n%s", err, out)
+	}
+	if out, err := c.peapod("image", "import", image); err != nil {
+		return 1, fmt.Errorf("cannot import the image: %w\n%s", err, out)
+	}
+	if err := c.start(); err != nil {
+		return 1, err
+	}
+	return m.Run(), nil
+}
+
+func (c *cluster) peapod(args ...string) (string, error) {
+	cmd := exec.Command(filepath.Join(c.bin, "peapod"), args...)
+	cmd.Env = append(os.Environ(), "PEAPOD_DATA_DIR="+c.dir)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// start runs `peapod up` until it says that the node is Ready.
+func (c *cluster) start() error {
+	log, err := os.OpenFile(filepath.Join(c.dir, "up.log"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	c.log = log
+	c.process = exec.Command(filepath.Join(c.bin, "peapod"), "up", "--data-dir", c.dir, "--listen", "127.0.0.1:17443", "--node-listen", ":17250", "-v=1", "--node-name", "n1", "--pod-cidr", "10.201.0.0/20", "--service-cidr", "10.202.0.0/16")
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	c.process.Stdout, c.process.Stderr = w, log
+	if err := c.process.Start(); err != nil {
+		return err
+	}
+	w.Close()
+	defer r.Close()
+	line := make([]byte, 1024)
+	if err := r.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	n, err := r.Read(line)
+	if err != nil || !strings.Contains(string(line[:n]), "is Ready") {
+		c.process.Wait()
+		tail, _ := os.ReadFile(log.Name())
+		return fmt.Errorf("peapod up did not become Ready: %q, %w\n%s", line[:n], err, tail)
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig())
+	if err != nil {
+		return err
+	}
+	config.QPS = -1
+	c.client, err = kubernetes.NewForConfig(config)
+	return err
+}
+
+func (c *cluster) kubeconfig() string { return filepath.Join(c.dir, "admin.kubeconfig") }
+
+// stop ends the program (not its Pods) and waits for its end.
+func (c *cluster) stop(sig syscall.Signal) {
+	if c.process == nil || c.process.Process == nil {
+		return
+	}
+	_ = c.process.Process.Signal(sig) // it may have ended by itself
+	_ = c.process.Wait()              // how it ended is the test's business
+	c.process = nil
+	c.log.Close()
+}
+
+// kubectl runs the stock kubectl; its output is that of both streams.
+func kubectl(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	return kubectlIn(t, "", args...)
+}
+
+func kubectlIn(t *testing.T, stdin string, args ...string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, c.kubectl, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.kubeconfig())
+	cmd.Stdin = strings.NewReader(stdin)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	return out.String(), err
+}
+
+// must is kubectl that has to succeed.
+func must(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := kubectl(t, args...)
+	if err != nil {
+		t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+// apply makes a Pod from YAML without its first lines, and removes it at the
+// end of the test.
+func apply(t *testing.T, name, spec string) {
+	t.Helper()
+	manifest := "apiVersion: v1\nkind: Pod\nmetadata:\n  name: " + name + "\nspec:\n" + indent(spec)
+	if out, err := kubectlIn(t, manifest, "apply", "-f", "-"); err != nil {
+		t.Fatalf("apply: %v\n%s\n%s", err, out, manifest)
+	}
+	removeLater(t, "pod/"+name)
+}
+
+func indent(s string) string {
+	lines := strings.Split(strings.Trim(s, "\n"), "\n")
+	strip := len(lines[0]) - len(strings.TrimLeft(lines[0], "\t "))
+	for i, l := range lines {
+		lines[i] = "  " + strings.ReplaceAll(l[min(strip, len(l)):], "\t", "  ")
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+func removeLater(t *testing.T, what ...string) {
+	t.Helper()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, c.kubectl, append([]string{"delete", "--ignore-not-found", "--now"}, what...)...)
+		cmd.Env = append(os.Environ(), "KUBECONFIG="+c.kubeconfig())
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("cannot remove %v: %v\n%s", what, err, out)
+		}
+	})
+}
+
+func getPod(t *testing.T, name string) *corev1.Pod {
+	t.Helper()
+	p, err := c.client.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// await watches a Pod until it is as wanted.
+func await(t *testing.T, name, what string, wanted func(*corev1.Pod) bool) *corev1.Pod {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	lw := podWatch(ctx, name)
+	var last *corev1.Pod
+	e, err := toolswatch.UntilWithSync(ctx, lw, &corev1.Pod{}, nil, func(e watch.Event) (bool, error) {
+		if p, ok := e.Object.(*corev1.Pod); ok && e.Type != watch.Deleted {
+			last = p
+			return wanted(p), nil
+		}
+		return false, nil
+	})
+	if err != nil {
+		b, _ := json.MarshalIndent(last, "", " ")
+		events, _ := kubectl(t, "get", "events", "--field-selector", "involvedObject.name="+name)
+		t.Fatalf("pod %s: %s: %v\nlast seen: %s\n%s", name, what, err, b, events)
+	}
+	return e.Object.(*corev1.Pod)
+}
+
+func running(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning }
+
+func ready(p *corev1.Pod) bool {
+	for _, x := range p.Status.Conditions {
+		if x.Type == corev1.PodReady {
+			return x.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+func phase(want corev1.PodPhase) func(*corev1.Pod) bool {
+	return func(p *corev1.Pod) bool { return p.Status.Phase == want }
+}
+
+// in runs a command inside a container.
+func in(t *testing.T, pod, container string, command ...string) string {
+	t.Helper()
+	return strings.TrimSpace(must(t, append([]string{"exec", pod, "-c", container, "--"}, command...)...))
+}
+
+// gone waits until a Pod is no longer in the API.
+func gone(t *testing.T, name string) {
+	t.Helper()
+	must(t, "wait", "--for=delete", "pod/"+name, "--timeout=60s")
+}
+
+// eventually asks again until ok, for what has no watch: a page, a file.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if ok() {
+			return
+		}
+		pause := time.NewTimer(50 * time.Millisecond)
+		<-pause.C
+	}
+	t.Fatalf("%s: not within %v", what, patience)
+}
