@@ -3,6 +3,7 @@
 package image
 
 import (
+	"archive/tar"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,286 +12,211 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
+	continuity "github.com/containerd/continuity/fs"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/identity"
 	ispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
-
-	"github.com/peapod/peapod/linux"
 )
 
-// unpack turns the layers of a manifest into folders and returns the record of
-// the image, without names.
-func (s *Store) unpack(ctx context.Context, manifest ispecs.Descriptor) (record, error) {
-	m, err := readJSON[ispecs.Manifest](ctx, s.content, manifest)
-	if err != nil {
-		return record{}, fmt.Errorf("cannot read manifest %s: %w", manifest.Digest, err)
-	}
-	config, err := readJSON[ispecs.Image](ctx, s.content, m.Config)
-	if err != nil {
-		return record{}, fmt.Errorf("cannot read image configuration %s: %w", m.Config.Digest, err)
-	}
-	diffs := config.RootFS.DiffIDs
-	if len(diffs) != len(m.Layers) {
-		return record{}, fmt.Errorf("cannot unpack image %s: %d layers but %d diff IDs", manifest.Digest, len(m.Layers), len(diffs))
-	}
-	r := record{Version: 1, ID: m.Config.Digest, Manifest: manifest.Digest, Size: m.Config.Size, Config: config.Config}
-	for i, l := range m.Layers {
-		chain := identity.ChainID(slices.Clone(diffs[:i+1]))
-		n, err := s.unpackLayer(ctx, l, diffs[i], chain)
-		if err != nil {
-			return record{}, fmt.Errorf("cannot unpack layer %s: %w", l.Digest, err)
-		}
-		r.Layers = append(r.Layers, chain)
-		r.Size += l.Size
-		r.Unpacked += n
-	}
-	return r, nil
-}
+// layersAtOnce bounds how many layers of one image are fetched in parallel.
+const layersAtOnce = 3
 
-func readJSON[T any](ctx context.Context, p content.Provider, d ispecs.Descriptor) (out T, err error) {
-	b, err := content.ReadBlob(ctx, p, d)
-	if err == nil {
-		err = json.Unmarshal(b, &out)
-	}
-	return out, err
+// layerInfo is what an unpacked layer takes.
+type layerInfo struct {
+	Version int   `json:"version"`
+	Bytes   int64 `json:"bytes"`
+	Inodes  int64 `json:"inodes"`
 }
 
 func (s *Store) layerPath(chain digest.Digest) string {
 	return filepath.Join(s.dir, "layers", chain.Encoded())
 }
 
-// unpackLayer makes one layer's folder, once for all images that share it. It
-// comes into being by a rename, complete and verified, or not at all.
-func (s *Store) unpackLayer(ctx context.Context, l ispecs.Descriptor, diff, chain digest.Digest) (int64, error) {
-	defer s.unpacks.lock(chain.String())()
-	target := s.layerPath(chain)
-	if n, err := readSize(target); err == nil {
-		return n, nil
+// unpacked says whether a layer is there, whole.
+func (s *Store) unpacked(chain digest.Digest) bool {
+	_, err := os.Lstat(filepath.Join(s.layerPath(chain), "layer.json"))
+	return err == nil
+}
+
+// staged is a layer on its way: unpacked, not yet in its place.
+type staged struct{ tmp, target string }
+
+// assemble unpacks the layers of an image that are not there; get brings their
+// blobs, in parallel with the unpacking.
+func (s *Store) assemble(ctx context.Context, d description, m *meter, get func(context.Context, ispecs.Descriptor) error) (err error) {
+	group, gctx := errgroup.WithContext(ctx)
+	arrived := make([]chan struct{}, len(d.layers))
+	fetches := make(chan struct{}, layersAtOnce)
+	for i, l := range d.layers {
+		arrived[i] = make(chan struct{})
+		if s.unpacked(l.chain) {
+			close(arrived[i])
+			continue
+		}
+		m.expect(l.blob.Size)
+		group.Go(func() error {
+			select {
+			case fetches <- struct{}{}:
+				defer func() { <-fetches }()
+			case <-gctx.Done():
+				return context.Cause(gctx)
+			}
+			defer close(arrived[i])
+			return get(gctx, l.blob)
+		})
 	}
-	tmp, err := os.MkdirTemp(filepath.Join(s.dir, "layers"), ".unpack-")
+	group.Go(func() error { return s.unpack(gctx, d.layers, arrived) })
+	return group.Wait()
+}
+
+// unpack puts layers in their places, all that were missing at once: the disk
+// is waited for once for an image, not once for a layer.
+func (s *Store) unpack(ctx context.Context, layers []layer, arrived []chan struct{}) (err error) {
+	var done []staged
+	var unlocks []func()
+	defer func() {
+		for _, l := range done {
+			err = errors.Join(err, os.RemoveAll(l.tmp))
+		}
+		for _, unlock := range unlocks {
+			unlock()
+		}
+	}()
+	var lower []string // topmost first
+	for i, l := range layers {
+		select {
+		case <-arrived[i]:
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		// Stacks only ever share their lower part, so that everybody takes
+		// these locks in one order.
+		unlock, err := s.busy.lock(ctx, "layer "+l.chain.String())
+		if err != nil {
+			return err
+		}
+		unlocks = append(unlocks, unlock)
+		place := s.layerPath(l.chain)
+		if !s.unpacked(l.chain) {
+			tmp, err := os.MkdirTemp(filepath.Join(s.dir, "layers"), ".unpack-")
+			if err != nil {
+				return fmt.Errorf("cannot unpack layer %s: %w", l.blob.Digest, err)
+			}
+			done = append(done, staged{tmp, place})
+			place = tmp
+			if err := s.unpackLayer(ctx, l, tmp, lower); err != nil {
+				return fmt.Errorf("cannot unpack layer %s: %w", l.blob.Digest, err)
+			}
+		}
+		lower = append([]string{filepath.Join(place, "fs")}, lower...)
+	}
+	return s.settle(done)
+}
+
+// settle makes staged layers visible, after they are on disk.
+func (s *Store) settle(done []staged) error {
+	if len(done) == 0 {
+		return nil
+	}
+	dir, err := os.Open(filepath.Join(s.dir, "layers"))
 	if err != nil {
-		return 0, err
+		return fmt.Errorf("cannot keep layers: %w", err)
 	}
-	defer os.RemoveAll(tmp)
-	if err := os.Mkdir(filepath.Join(tmp, "fs"), 0o755); err != nil {
-		return 0, err
+	defer dir.Close()
+	if err := unix.Syncfs(int(dir.Fd())); err != nil {
+		return fmt.Errorf("cannot keep layers: %w", err)
 	}
-	n, err := s.apply(ctx, l, diff, filepath.Join(tmp, "fs"))
+	for _, l := range done {
+		err := os.Rename(l.tmp, l.target)
+		if errors.Is(err, fs.ErrExist) {
+			if _, serr := os.Lstat(filepath.Join(l.target, "layer.json")); serr == nil {
+				continue // another process was faster with the same content
+			}
+			// Somebody has damaged the layer.
+			if err = s.removeLayer(filepath.Base(l.target)); err == nil {
+				err = os.Rename(l.tmp, l.target)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("cannot keep layers: %w", err)
+		}
+	}
+	if err := dir.Sync(); err != nil {
+		return fmt.Errorf("cannot keep layers: %w", err)
+	}
+	return nil
+}
+
+// unpackLayer fills a staged layer; lower are the folders of the layers below,
+// from which folders that the tar only implies take their owner and mode.
+func (s *Store) unpackLayer(ctx context.Context, l layer, tmp string, lower []string) error {
+	root := filepath.Join(tmp, "fs")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return err
+	}
+	if err := s.apply(ctx, l, root, lower); err != nil {
+		return err
+	}
+	usage, err := continuity.DiskUsage(ctx, root)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	if err := linux.WriteFile(filepath.Join(tmp, "size"), fmt.Appendf(nil, "%d\n", n), 0o600); err != nil {
-		return 0, err
+	b, err := json.Marshal(layerInfo{1, usage.Size, usage.Inodes})
+	if err != nil {
+		return err
 	}
-	if err := syncFS(tmp); err != nil {
-		return 0, err
-	}
-	if err := os.Chmod(tmp, 0o700); err != nil {
-		return 0, err
-	}
-	if err := os.Rename(tmp, target); err != nil && !errors.Is(err, fs.ErrExist) {
-		return 0, err
-	}
-	return n, nil
+	return os.WriteFile(filepath.Join(tmp, "layer.json"), append(b, '\n'), 0o600)
 }
 
 // apply writes a layer's files. The library resolves every path inside root,
 // so that "..", absolute links and the like stay there; whiteouts become
-// overlay's own form.
-func (s *Store) apply(ctx context.Context, l ispecs.Descriptor, diff digest.Digest, root string) (int64, error) {
-	ra, err := s.content.ReaderAt(ctx, l)
+// overlay's own form. Device nodes and set-user-ID programs are made as the
+// layer says: only root can reach them below layers/.
+func (s *Store) apply(ctx context.Context, l layer, root string, lower []string) error {
+	ra, err := s.content.ReaderAt(ctx, l.blob)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer ra.Close()
 	plain, err := compression.DecompressStream(content.NewReader(ra))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer plain.Close()
-	verify := diff.Verifier()
+	verify := l.diff.Verifier()
 	tee := io.TeeReader(plain, verify)
-	n, err := archive.Apply(ctx, root, tee, archive.WithConvertWhiteout(archive.OverlayConvertWhiteout))
+	_, err = archive.Apply(ctx, root, tee, archive.WithFilter(foreignAttributes), archive.WithParents(lower),
+		archive.WithConvertWhiteout(archive.OverlayConvertWhiteout))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	// The tar's padding is part of the digest.
 	if _, err := io.Copy(io.Discard, tee); err != nil {
-		return 0, err
+		return err
 	}
 	if !verify.Verified() {
-		return 0, fmt.Errorf("content does not have the digest %s its image names", diff)
-	}
-	return n, nil
-}
-
-func syncFS(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return unix.Syncfs(int(d.Fd()))
-}
-
-func readSize(layer string) (n int64, err error) {
-	b, err := os.ReadFile(filepath.Join(layer, "size"))
-	if err != nil {
-		return 0, err
-	}
-	_, err = fmt.Sscan(string(b), &n)
-	return n, err
-}
-
-// hold is what one user of layers has written down.
-type hold struct {
-	Version int             `json:"version"`
-	Image   digest.Digest   `json:"image"`
-	Layers  []digest.Digest `json:"layers"`
-}
-
-// Hold keeps the layers of an image for a user with this name until Release,
-// also when the image is removed, and returns them as overlay lower folders,
-// topmost first. Repeating it is no error.
-func (s *Store) Hold(ctx context.Context, name, ref string) (lower []string, err error) {
-	err = s.add(func() error {
-		r, err := s.find(ref)
-		if err != nil {
-			return err
-		}
-		b, err := json.Marshal(hold{1, r.ID, r.Layers})
-		if err != nil {
-			return err
-		}
-		if err := linux.ReplaceFile(s.holdPath(name), append(b, '\n'), 0o600); err != nil {
-			return err
-		}
-		for _, chain := range slices.Backward(r.Layers) {
-			lower = append(lower, filepath.Join(s.layerPath(chain), "fs"))
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("cannot use image %s: %w", ref, err)
-	}
-	return lower, nil
-}
-
-func (s *Store) holdPath(name string) string {
-	return filepath.Join(s.dir, "holds", filepath.Base(name)+".json")
-}
-
-// Release ends a Hold. An unknown name is no error.
-func (s *Store) Release(name string) error {
-	if err := os.Remove(s.holdPath(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot release layers of %s: %w", name, err)
+		return fmt.Errorf("content does not have the digest %s that its image names: %w", l.diff, errdefs.ErrFailedPrecondition)
 	}
 	return nil
 }
 
-// Collect removes layers and blobs that no image and no hold needs, and what
-// interrupted pulls left. It does nothing while something is being added.
-func (s *Store) Collect() error {
-	if !s.adding.TryLock() {
-		return nil
-	}
-	defer s.adding.Unlock()
-	if err := unix.Flock(int(s.lockFile.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil // another process is adding; it collects when it removes
-	}
-	defer unix.Flock(int(s.lockFile.Fd()), unix.LOCK_UN)
-	layers, blobs, err := s.needed()
-	if err != nil {
-		return err
-	}
-	entries, err := os.ReadDir(filepath.Join(s.dir, "layers"))
-	if err != nil {
-		return fmt.Errorf("cannot collect layers: %w", err)
-	}
-	for _, e := range entries {
-		if !layers[e.Name()] {
-			if err := os.RemoveAll(filepath.Join(s.dir, "layers", e.Name())); err != nil {
-				return fmt.Errorf("cannot collect layers: %w", err)
-			}
+// foreignAttributes drops the extended attributes by which overlayfs itself
+// keeps book: a layer has no say in where its files are looked up.
+func foreignAttributes(h *tar.Header) (bool, error) {
+	for key := range h.PAXRecords {
+		name, ok := strings.CutPrefix(key, "SCHILY.xattr.")
+		if ok && (strings.HasPrefix(name, "trusted.") || strings.HasPrefix(name, "user.overlay.")) {
+			delete(h.PAXRecords, key)
 		}
 	}
-	ctx := context.Background()
-	var gone []digest.Digest
-	err = s.content.Walk(ctx, func(i content.Info) error {
-		if !blobs[i.Digest] {
-			gone = append(gone, i.Digest)
-		}
-		return nil
-	})
-	for _, d := range gone {
-		err = errors.Join(err, s.content.Delete(ctx, d))
-	}
-	if err != nil {
-		return fmt.Errorf("cannot collect blobs: %w", err)
-	}
-	return nil
-}
-
-// needed are the layer folders and blobs in use. Layer blobs are not: their
-// folders have taken their place.
-func (s *Store) needed() (layers map[string]bool, blobs map[digest.Digest]bool, err error) {
-	layers, blobs = map[string]bool{}, map[digest.Digest]bool{}
-	records, err := s.records()
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, r := range records {
-		blobs[r.ID], blobs[r.Manifest] = true, true
-		for _, l := range r.Layers {
-			layers[l.Encoded()] = true
-		}
-	}
-	holds, err := filepath.Glob(filepath.Join(s.dir, "holds", "*.json"))
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, f := range holds {
-		b, err := os.ReadFile(f)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		var h hold
-		if err == nil {
-			err = json.Unmarshal(b, &h)
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("cannot read hold %s: %w", f, err)
-		}
-		for _, l := range h.Layers {
-			layers[l.Encoded()] = true
-		}
-	}
-	return layers, blobs, nil
-}
-
-// Usage is what the store takes of its file system.
-type Usage struct {
-	Path  string
-	Bytes int64
-}
-
-// FSInfo sums up the unpacked layers.
-func (s *Store) FSInfo() (Usage, error) {
-	u := Usage{Path: s.dir}
-	entries, err := os.ReadDir(filepath.Join(s.dir, "layers"))
-	if err != nil {
-		return u, fmt.Errorf("cannot measure images: %w", err)
-	}
-	for _, e := range entries {
-		if n, err := readSize(filepath.Join(s.dir, "layers", e.Name())); err == nil {
-			u.Bytes += n
-		}
-	}
-	return u, nil
+	return true, nil
 }
