@@ -114,7 +114,7 @@ func (s *Store) removeLayer(name string) error {
 }
 
 func (s *Store) collectBlobs(needed map[digest.Digest]bool) error {
-	ctx := quiet(context.Background())
+	ctx := s.quiet(context.Background())
 	var gone []digest.Digest
 	err := s.content.Walk(ctx, func(i content.Info) error {
 		if !needed[i.Digest] {

@@ -51,7 +51,7 @@ func (s *Store) ImportStream(ctx context.Context, r io.Reader) ([]Image, error) 
 	s.mu.Unlock()
 	var out []Image
 	err = s.add(func() (err error) {
-		out, err = s.importArchive(quiet(ctx), r, ingester{s.content, prefix, func(int64) {}})
+		out, err = s.importArchive(s.quiet(ctx), r, ingester{s.content, prefix, func(int64) {}})
 		return err
 	})
 	s.tidy()

@@ -36,7 +36,7 @@ func (s *Store) Pull(ctx context.Context, ref string, auth *Auth, progress Progr
 	defer unlock()
 	var r record
 	err = s.add(func() (err error) {
-		r, err = s.pull(quiet(ctx), named, auth, &meter{report: progress})
+		r, err = s.pull(s.quiet(ctx), named, auth, &meter{report: progress})
 		return err
 	})
 	s.tidy()

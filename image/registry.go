@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -104,12 +105,23 @@ func (bearer) AddResponses(context.Context, []*http.Response) error {
 	return fmt.Errorf("server message: registry token refused: %w", docker.ErrInvalidAuthorization)
 }
 
-// quiet keeps the libraries' own log lines off our output: what they have to
-// say comes back as an error.
-func quiet(ctx context.Context) context.Context {
+// quiet keeps the libraries' own log lines off our output but for errors: what
+// else they have to say comes back as one.
+func (s *Store) quiet(ctx context.Context) context.Context {
 	l := logrus.New()
 	l.SetOutput(io.Discard)
+	l.AddHook(toSlog{s.options.Log})
 	return log.WithLogger(ctx, logrus.NewEntry(l))
+}
+
+// toSlog passes a library's errors on.
+type toSlog struct{ log *slog.Logger }
+
+func (toSlog) Levels() []logrus.Level { return []logrus.Level{logrus.ErrorLevel} }
+
+func (h toSlog) Fire(e *logrus.Entry) error {
+	h.log.Error(e.Message, "op", "pull", "err", e.Data[logrus.ErrorKey])
+	return nil
 }
 
 // remoteClass gives what a registry answered the class of errdefs that it

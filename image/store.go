@@ -34,6 +34,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 )
 
@@ -71,7 +72,7 @@ type Store struct {
 // Open opens the store in dir, makes it if it is not there, and clears away
 // what dead processes left unfinished.
 func Open(dir string, o Options) (*Store, error) {
-	for _, sub := range []string{"records", "layers", "holds", "partial", "locks", "empty"} {
+	for _, sub := range []string{"records", "layers", "holds", "partial", "locks", "empty", "content/blobs"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("cannot open image store: %w", err)
 		}
@@ -79,6 +80,8 @@ func Open(dir string, o Options) (*Store, error) {
 	if err := os.Chmod(filepath.Join(dir, "empty"), 0o755); err != nil { // a root folder that anyone may enter
 		return nil, fmt.Errorf("cannot open image store: %w", err)
 	}
+	// It warns of file systems without fs-verity, which are most.
+	log.L.Logger.SetLevel(log.ErrorLevel)
 	c, err := local.NewStore(filepath.Join(dir, "content"))
 	if err != nil {
 		return nil, fmt.Errorf("cannot open image store: %w", err)
