@@ -3,12 +3,14 @@
 package keeper
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -175,8 +177,39 @@ func (c *Client) Events(ctx context.Context, since uint64) (<-chan Exit, error) 
 	return out, nil
 }
 
-// Forget drops an ended process; while it is still being started, it ends the
-// OCI runtime. A running one gives ErrBusy; an unknown one is fine.
+// Wait returns how a process ended, as soon as it has.
+func (c *Client) Wait(ctx context.Context, id string) (Exit, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	exits, err := c.Events(ctx, 0)
+	if err != nil {
+		return Exit{}, err
+	}
+	list, err := c.List(ctx)
+	if err != nil {
+		return Exit{}, err
+	}
+	if !slices.ContainsFunc(list, func(s State) bool { return s.ID == id }) {
+		return Exit{}, fmt.Errorf("cannot wait for %s: %w", id, ErrNotFound)
+	}
+	for e := range exits {
+		if e.ID == id {
+			return e, nil
+		}
+	}
+	return Exit{}, fmt.Errorf("cannot wait for %s: %w", id, cmp.Or(ctx.Err(), ErrGone))
+}
+
+// Abort ends the OCI runtime of a process that is still being started, and
+// returns when its start is over: it failed, and the process is not kept, or
+// it had just succeeded, and it is. In any other state nothing happens.
+func (c *Client) Abort(ctx context.Context, id string) error {
+	_, err := c.call(ctx, "abort the start of "+id, Request{Op: OpAbort, ID: id})
+	return err
+}
+
+// Forget drops an ended process; while it is still being started, it aborts
+// that. A running one gives ErrBusy; an unknown one is fine.
 func (c *Client) Forget(ctx context.Context, id string) error {
 	_, err := c.call(ctx, "forget "+id, Request{Op: OpForget, ID: id})
 	if errors.Is(err, ErrNotFound) {

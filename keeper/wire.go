@@ -118,6 +118,7 @@ const (
 	OpList       Op = "list"
 	OpEvents     Op = "events"
 	OpForget     Op = "forget"
+	OpAbort      Op = "abort"
 	OpStop       Op = "stop"
 )
 

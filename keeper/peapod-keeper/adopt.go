@@ -40,7 +40,8 @@ func (k *keeperd) adoptAll() error {
 	}
 	for _, d := range dirs {
 		if err := checkID(d.Name()); err != nil {
-			return fmt.Errorf("cannot adopt: %w", err)
+			k.log.Error("cannot adopt: left alone", "path", filepath.Join(root, d.Name()), "err", err)
+			continue
 		}
 		k.adopt(d.Name(), filepath.Join(root, d.Name()))
 	}

@@ -42,12 +42,14 @@ func hold(pidFile string, join []string) error {
 	if err != nil {
 		return fmt.Errorf("cannot start pause: %w", err)
 	}
-	// pause says through the pipe that it is locked in, and only then may
-	// anybody join it.
-	ready, confirm, err := os.Pipe()
+	// pause says through the socket that it is locked in, and only then may
+	// anybody join it. It waits there until its pid is written down: should we
+	// be killed before, it ends too, as nobody would know it.
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("cannot start pause: %w", err)
 	}
+	ready, confirm := os.NewFile(uintptr(pair[0]), "ready"), os.NewFile(uintptr(pair[1]), "confirm")
 	pid, err := syscall.ForkExec(exe, []string{"pause", "pause", "3"}, &syscall.ProcAttr{
 		Dir: "/", Env: []string{}, Files: []uintptr{null.Fd(), null.Fd(), 2, confirm.Fd()},
 		Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Setsid: true},
@@ -59,7 +61,13 @@ func hold(pidFile string, join []string) error {
 	if n, err := ready.Read(make([]byte, 1)); n != 1 {
 		return fmt.Errorf("cannot start pause: it ended at once: %w", err)
 	}
-	return linux.ReplaceFile(pidFile, []byte(strconv.Itoa(pid)), 0o600)
+	if err := linux.ReplaceFile(pidFile, []byte(strconv.Itoa(pid)), 0o600); err != nil {
+		return err
+	}
+	if _, err := ready.Write([]byte{'\n'}); err != nil {
+		return fmt.Errorf("cannot start pause: %w", err)
+	}
+	return nil
 }
 
 // pause is the first process of a PID namespace: it gives up everything that
@@ -83,6 +91,9 @@ func pause(confirm string) error {
 	f := os.NewFile(uintptr(fd), "confirm")
 	if _, err := f.Write([]byte{'\n'}); err != nil {
 		return fmt.Errorf("cannot confirm: %w", err)
+	}
+	if n, err := f.Read(make([]byte, 1)); n != 1 {
+		return fmt.Errorf("cannot confirm: who started us is gone: %w", err)
 	}
 	f.Close()
 	// The stderr of who started us must not stay open.

@@ -38,6 +38,7 @@ type process struct {
 	mu       sync.Mutex
 	starting bool
 	runtime  int // the OCI runtime's pid while starting
+	aborted  bool
 	proc     keeper.Process
 	pidfd    *linux.Pidfd // of a process that is not our child
 	exit     *keeper.Exit

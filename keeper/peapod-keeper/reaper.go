@@ -122,13 +122,16 @@ func (r *reaper) signal(pid int, sig unix.Signal) error {
 	return nil
 }
 
-// spawn starts a program; stdio are its descriptors 0 to 2.
+// spawn starts a program; stdio are its descriptors 0 to 2. It dies with us: an
+// OCI runtime that went on without a keeper would leave a container that
+// nobody knows. (The signal comes when the thread that forked ends; no thread
+// of ours ends before we do.)
 func (r *reaper) spawn(args, env []string, dir string, stdio [3]*os.File) (int, error) {
 	var fds []uintptr
 	for _, f := range stdio {
 		fds = append(fds, f.Fd())
 	}
-	pid, err := syscall.ForkExec(args[0], args, &syscall.ProcAttr{Dir: dir, Env: env, Files: fds})
+	pid, err := syscall.ForkExec(args[0], args, &syscall.ProcAttr{Dir: dir, Env: env, Files: fds, Sys: &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}})
 	if err != nil {
 		return 0, fmt.Errorf("cannot start %s: %w", args[0], err)
 	}

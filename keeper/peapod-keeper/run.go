@@ -154,7 +154,12 @@ func (k *keeperd) runtimeCommand(p *process, stdio *stdio) error {
 	end := k.reaper.claim(pid)
 	p.mu.Lock()
 	p.runtime = pid
+	aborted := p.aborted
 	p.mu.Unlock()
+	if aborted {
+		// Its end is awaited below.
+		_ = k.reaper.signal(pid, unix.SIGKILL)
+	}
 	e := <-end
 	p.mu.Lock()
 	p.runtime = 0
@@ -249,6 +254,21 @@ func (k *keeperd) tell(p *process, x keeper.Exit) {
 	delete(k.untold, x.Seq)
 	k.mu.Unlock()
 	k.wake()
+}
+
+// follow returns where it is told that something changed, until leave.
+func (k *keeperd) follow() chan struct{} {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	news := make(chan struct{}, 1)
+	k.watchers[news] = true
+	return news
+}
+
+func (k *keeperd) leave(news chan struct{}) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.watchers, news)
 }
 
 // wake makes all who watch look again.

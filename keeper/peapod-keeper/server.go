@@ -203,6 +203,9 @@ func (k *keeperd) answer(req keeper.Request) (r keeper.Response, err error) {
 		return r, k.stopAll(req.Force)
 	case keeper.OpForget:
 		return r, k.forget(req.ID)
+	case keeper.OpAbort:
+		k.abort(req.ID)
+		return r, nil
 	}
 	p, err := k.find(req.ID)
 	if err != nil {
@@ -258,19 +261,14 @@ func (k *keeperd) list() []keeper.State {
 // events sends the exits above since, then each new one, until either side
 // has gone.
 func (k *keeperd) events(conn *net.UnixConn, since uint64) {
-	news := make(chan struct{}, 1)
-	k.mu.Lock()
-	k.watchers[news] = true
-	k.mu.Unlock()
+	news := k.follow()
 	left := make(chan struct{})
 	go func() {
 		defer close(left)
 		_, _, _ = keeper.ReadFrame(conn, nil)
 	}()
 	defer func() {
-		k.mu.Lock()
-		delete(k.watchers, news)
-		k.mu.Unlock()
+		k.leave(news)
 		conn.Close()
 		<-left
 	}()

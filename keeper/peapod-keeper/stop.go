@@ -14,22 +14,14 @@ import (
 )
 
 // forget drops a process that has ended. One that is being started has its
-// OCI runtime killed; its start then fails, which drops it.
+// start aborted.
 func (k *keeperd) forget(id string) error {
+	k.abort(id)
 	p, err := k.find(id)
 	if err != nil {
 		return err
 	}
-	p.mu.Lock()
-	starting, runtime, ended := p.starting, p.runtime, p.exit != nil
-	p.mu.Unlock()
-	switch {
-	case starting && runtime != 0:
-		if err := k.reaper.signal(runtime, unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			return err
-		}
-		return nil
-	case !ended:
+	if p.state().Exit == nil {
 		return fmt.Errorf("process %q still runs: %w", id, keeper.ErrBusy)
 	}
 	p.release()
@@ -38,6 +30,32 @@ func (k *keeperd) forget(id string) error {
 	}
 	k.drop(p)
 	return nil
+}
+
+// abort kills the OCI runtime of a start that is under way, and returns when
+// that start is over.
+func (k *keeperd) abort(id string) {
+	news := k.follow()
+	defer k.leave(news)
+	for {
+		p, err := k.find(id)
+		if err != nil || !k.abortRuntime(p) {
+			return
+		}
+		<-news
+	}
+}
+
+// abortRuntime tells whether p is still being started.
+func (k *keeperd) abortRuntime(p *process) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.starting && p.runtime != 0 {
+		// Its end is told by the start it belongs to.
+		_ = k.reaper.signal(p.runtime, unix.SIGKILL)
+	}
+	p.aborted = p.starting
+	return p.starting
 }
 
 // stop ends the keeper from within.
@@ -76,15 +94,8 @@ func (k *keeperd) stopAll(force bool) error {
 }
 
 func (k *keeperd) endAll(force bool) error {
-	news := make(chan struct{}, 1)
-	k.mu.Lock()
-	k.watchers[news] = true
-	k.mu.Unlock()
-	defer func() {
-		k.mu.Lock()
-		delete(k.watchers, news)
-		k.mu.Unlock()
-	}()
+	news := k.follow()
+	defer k.leave(news)
 	for {
 		var left *process
 		for _, p := range k.all() {
