@@ -4,6 +4,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -52,23 +54,40 @@ func (s *Server) namespaceRow() *row {
 			return map[string]rest.Storage{"finalize": s.finalizeStore(main)}
 		},
 		Wrap: func(_ *stores, main *registry.Store) {
-			main.ShouldDeleteDuringUpdate = func(_ context.Context, _ string, o, _ runtime.Object) bool {
-				return namespaceDone(o.(*corev1.Namespace))
+			main.ShouldDeleteDuringUpdate = func(ctx context.Context, key string, o, old runtime.Object) bool {
+				n := o.(*corev1.Namespace)
+				return len(n.Spec.Finalizers) == 0 && registry.ShouldDeleteDuringUpdate(ctx, key, o, old)
 			}
 		},
 	}, shortNames("ns"), clusterScoped, withoutGeneration, func(r *row) {
-		r.replaceMain = func(m *registry.Store) rest.Storage { return namespaceStore{mainStore{m, r}} }
+		r.replaceMain = func(m *registry.Store) rest.Storage { return namespaceStore{mainStore{m, r}, m} }
 	})
 }
 
-func namespaceDone(n *corev1.Namespace) bool {
-	return n.DeletionTimestamp != nil && len(n.Spec.Finalizers) == 0 && len(n.Finalizers) == 0
+// wholeNamespace is what namespaces serve: all but deletecollection, which
+// would end the whole cluster.
+type wholeNamespace interface {
+	rest.Storage
+	rest.Scoper
+	rest.SingularNameProvider
+	rest.ShortNamesProvider
+	rest.CategoriesProvider
+	rest.Getter
+	rest.Lister
+	rest.Watcher
+	rest.CreaterUpdater
+	rest.ResetFieldsStrategy
+	rest.StorageVersionProvider
 }
 
 // namespaceStore turns a delete into a mark: the object stays, Terminating,
 // until its finalizers are gone.
-type namespaceStore struct{ mainStore }
+type namespaceStore struct {
+	wholeNamespace
+	main *registry.Store
+}
 
+// Delete marks a namespace at first and removes it once it is empty.
 func (n namespaceStore) Delete(ctx context.Context, name string, check rest.ValidateObjectFunc, o *metav1.DeleteOptions) (runtime.Object, bool, error) {
 	found, err := n.Get(ctx, name, &metav1.GetOptions{})
 	if err != nil {
@@ -76,36 +95,39 @@ func (n namespaceStore) Delete(ctx context.Context, name string, check rest.Vali
 	}
 	ns := found.(*corev1.Namespace)
 	if o == nil {
-		o = &metav1.DeleteOptions{}
+		o = metav1.NewDeleteOptions(0)
 	}
 	if o.Preconditions == nil {
 		o.Preconditions = &metav1.Preconditions{}
 	}
-	if o.Preconditions.UID != nil && *o.Preconditions.UID != ns.UID {
-		err := fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *o.Preconditions.UID, ns.UID)
-		return nil, false, apierrors.NewConflict(corev1.Resource("namespaces"), name, err)
+	p := o.Preconditions
+	if p.UID == nil {
+		p.UID = &ns.UID
 	}
-	o.Preconditions.UID = &ns.UID
+	conflict := func(field string, asked, have any) error {
+		return apierrors.NewConflict(corev1.Resource("namespaces"), name, fmt.Errorf("Precondition failed: %s in precondition: %v, %s in object meta: %v", field, asked, field, have))
+	}
+	if *p.UID != ns.UID {
+		return nil, false, conflict("UID", *p.UID, ns.UID)
+	}
+	if p.ResourceVersion != nil && *p.ResourceVersion != ns.ResourceVersion {
+		return nil, false, conflict("ResourceVersion", *p.ResourceVersion, ns.ResourceVersion)
+	}
 	if ns.DeletionTimestamp == nil {
 		return n.terminate(ctx, name, check, o)
 	}
 	if len(ns.Spec.Finalizers) != 0 {
 		return ns, false, nil
 	}
-	return n.Store.Delete(ctx, name, check, o)
+	return n.main.Delete(ctx, name, check, o)
 }
 
 func (n namespaceStore) terminate(ctx context.Context, name string, check rest.ValidateObjectFunc, o *metav1.DeleteOptions) (runtime.Object, bool, error) {
-	key, err := n.KeyFunc(ctx, name)
-	if err != nil {
-		return nil, false, err
-	}
 	out := &corev1.Namespace{}
-	err = n.Storage.GuaranteedUpdate(ctx, key, out, false, preconditions(o.Preconditions), simpleUpdate(func(x runtime.Object) (runtime.Object, error) {
-		ns := x.(*corev1.Namespace)
+	err := update(ctx, n.main, name, o.Preconditions, o.DryRun, out, func(ns *corev1.Namespace) error {
 		if check != nil {
 			if err := check(ctx, ns); err != nil {
-				return nil, err
+				return err
 			}
 		}
 		if ns.DeletionTimestamp == nil {
@@ -113,15 +135,56 @@ func (n namespaceStore) terminate(ctx context.Context, name string, check rest.V
 			ns.DeletionTimestamp = &now
 		}
 		ns.Status.Phase = corev1.NamespaceTerminating
-		return ns, nil
-	}), len(o.DryRun) > 0, nil)
+		dependentFinalizers(ns, o)
+		return nil
+	})
 	if err != nil {
+		var status apierrors.APIStatus
+		if !errors.As(err, &status) {
+			err = apierrors.NewInternalError(err)
+		}
 		return nil, false, err
 	}
 	return out, false, nil
 }
 
-// finalizeStore is namespaces/finalize: it alone may drop spec.finalizers.
+// dependentFinalizers are those that tell the garbage collector what to do
+// with what the namespace owns.
+func dependentFinalizers(ns *corev1.Namespace, o *metav1.DeleteOptions) {
+	asked := func(orphan bool, policy metav1.DeletionPropagation, have bool) bool {
+		switch {
+		case o.OrphanDependents != nil: //nolint:staticcheck // older clients send it
+			return *o.OrphanDependents == orphan //nolint:staticcheck // as above
+		case o.PropagationPolicy != nil:
+			return *o.PropagationPolicy == policy
+		}
+		return have
+	}
+	for _, f := range []struct {
+		name   string
+		orphan bool
+		policy metav1.DeletionPropagation
+	}{
+		{metav1.FinalizerOrphanDependents, true, metav1.DeletePropagationOrphan},
+		{metav1.FinalizerDeleteDependents, false, metav1.DeletePropagationForeground},
+	} {
+		have := slices.Contains(ns.Finalizers, f.name)
+		switch want := asked(f.orphan, f.policy, have); {
+		case want && !have:
+			ns.Finalizers = append(ns.Finalizers, f.name)
+		case !want && have:
+			ns.Finalizers = slices.DeleteFunc(ns.Finalizers, func(n string) bool { return n == f.name })
+		}
+	}
+}
+
+// ConvertToTable prints namespaces as their store does.
+func (n namespaceStore) ConvertToTable(ctx context.Context, o, options runtime.Object) (*metav1.Table, error) {
+	return n.main.ConvertToTable(ctx, o, options)
+}
+
+// finalizeStore is namespaces/finalize: it alone may drop spec.finalizers, and
+// it offers update alone.
 func (s *Server) finalizeStore(main *registry.Store) rest.Storage {
 	part := *main
 	u := halfStrategy{
@@ -129,10 +192,22 @@ func (s *Server) finalizeStore(main *registry.Store) rest.Storage {
 		keep: func(o, old runtime.Object) {
 			o.(*corev1.Namespace).Status = old.(*corev1.Namespace).Status
 		},
-		check: noCheck,
+		check: func(o, old runtime.Object) field.ErrorList {
+			n := o.(*corev1.Namespace)
+			return append(validation.NamespaceUpdate(n, old.(*corev1.Namespace)), validation.Namespace(n)...)
+		},
 	}
 	part.UpdateStrategy, part.ResetFieldsStrategy = u, u
-	return partStore{&part}
+	return finalizer{partStore{&part}}
+}
+
+type finalizer struct{ updateOnly }
+
+// updateOnly is a part that can be written and not read.
+type updateOnly interface {
+	rest.Storage
+	rest.Updater
+	rest.ResetFieldsStrategy
 }
 
 func sliceGeneration(e, old *discoveryv1.EndpointSlice) int64 {

@@ -4,13 +4,14 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -21,7 +22,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage/names"
-	"k8s.io/apiserver/pkg/util/dryrun"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/peapod/peapod/api/defaults"
 	"github.com/peapod/peapod/api/pod"
@@ -31,13 +32,9 @@ import (
 
 func (s *Server) podRow() *row {
 	return resource[corev1.Pod, corev1.PodList](corev1.SchemeGroupVersion, "Pod", "pods", "pod", hooks[corev1.Pod]{
-		Defaults: defaults.Pod,
-		Prepare:  preparePod,
-		PrepareStatus: func(p, old *corev1.Pod) {
-			p.DeletionTimestamp = nil // not the status' to write
-			// QOSClass is decided once.
-			p.Status.QOSClass = old.Status.QOSClass
-		},
+		Defaults:       defaults.Pod,
+		Prepare:        preparePod,
+		PrepareStatus:  preparePodStatus,
 		Validate:       validation.Pod,
 		ValidateUpdate: validation.PodUpdate,
 		ValidateStatus: validation.PodStatusUpdate,
@@ -46,7 +43,7 @@ func (s *Server) podRow() *row {
 		Graceful:       podGrace,
 		Columns:        table.Pod(),
 		Extend:         s.podSubresources,
-	}, shortNames("po"), inAll, indexedBy("spec.nodeName"))
+	}, shortNames("po"), inAll, echoDeleted, indexedBy("spec.nodeName"), func(r *row) { r.notByStatus = []string{"deletionTimestamp", "ownerReferences"} })
 }
 
 func preparePod(_ context.Context, p, old *corev1.Pod) {
@@ -62,8 +59,36 @@ func preparePod(_ context.Context, p, old *corev1.Pod) {
 	}
 }
 
+// preparePodStatus keeps what a writer of the status may not change, or leaves
+// away because it does not know it.
+func preparePodStatus(p, old *corev1.Pod) {
+	p.DeletionTimestamp = nil // the library takes the stored one
+	p.OwnerReferences = old.OwnerReferences
+	if p.Status.QOSClass == "" {
+		p.Status.QOSClass = old.Status.QOSClass
+	}
+	if p.Status.ResourceClaimStatuses == nil {
+		p.Status.ResourceClaimStatuses = old.Status.ResourceClaimStatuses
+	}
+	if p.Status.ExtendedResourceClaimStatus == nil {
+		p.Status.ExtendedResourceClaimStatus = old.Status.ExtendedResourceClaimStatus
+	}
+	if p.Status.ObservedGeneration == 0 {
+		p.Status.ObservedGeneration = old.Status.ObservedGeneration
+	}
+	seen := map[corev1.PodConditionType]int64{}
+	for _, c := range slices.Backward(old.Status.Conditions) {
+		seen[c.Type] = c.ObservedGeneration
+	}
+	for i := range p.Status.Conditions {
+		if c := &p.Status.Conditions[i]; c.ObservedGeneration == 0 {
+			c.ObservedGeneration = seen[c.Type]
+		}
+	}
+}
+
 func podFields(p *corev1.Pod) fields.Set {
-	ip := p.Status.PodIP
+	ip := ""
 	if len(p.Status.PodIPs) > 0 {
 		ip = p.Status.PodIPs[0].IP
 	}
@@ -95,25 +120,25 @@ func podGrace(p *corev1.Pod, o *metav1.DeleteOptions) bool {
 }
 
 func (s *Server) podSubresources(st *stores, main *registry.Store) map[string]rest.Storage {
-	half := func(keep func(p, old *corev1.Pod), check func(p, old *corev1.Pod) field.ErrorList) rest.Storage {
+	half := func(keep func(p, old *corev1.Pod), check func(p, old *corev1.Pod) field.ErrorList, owned ...*fieldpath.SetMatcher) rest.Storage {
 		part := *main
 		u := halfStrategy{
 			strategy: strategy{s.scheme, names.SimpleNameGenerator, s.rowOf("pods")},
 			keep:     func(o, old runtime.Object) { keep(o.(*corev1.Pod), old.(*corev1.Pod)) },
 			check:    func(o, old runtime.Object) field.ErrorList { return check(o.(*corev1.Pod), old.(*corev1.Pod)) },
 		}
-		part.UpdateStrategy, part.ResetFieldsStrategy = u, u
-		return partStore{&part}
+		part.UpdateStrategy, part.ResetFieldsStrategy = u, nil
+		return fieldsStore{&partStore{&part}, fieldpath.NewIncludeMatcherFilter(owned...)}
 	}
+	owned := fieldpath.MakePrefixMatcherOrDie
+	each := fieldpath.MatchAnyPathElement()
 	return map[string]rest.Storage{
-		"binding":  podBinding{st},
-		"eviction": eviction{main},
-		"ephemeralcontainers": half(func(p, old *corev1.Pod) {
-			added := p.Spec.EphemeralContainers
-			p.Spec, p.Status = *old.Spec.DeepCopy(), old.Status
-			p.Spec.EphemeralContainers = added
-		}, validation.PodEphemeralContainersUpdate),
-		"resize":      half(keepResize, validation.PodResize),
+		"binding":             podBinding{st},
+		"eviction":            eviction{main},
+		"ephemeralcontainers": half(keepEphemeral, validation.PodEphemeralContainersUpdate, owned("spec", "ephemeralContainers")),
+		"resize": half(keepResize, podResize,
+			owned("spec", "containers", each, "resources"), owned("spec", "containers", each, "resizePolicy"),
+			owned("spec", "initContainers", each, "resources"), owned("spec", "initContainers", each, "resizePolicy")),
 		"log":         podLog{s},
 		"exec":        s.podStream(&corev1.PodExecOptions{}, http.MethodGet, http.MethodPost),
 		"attach":      s.podStream(&corev1.PodAttachOptions{}, http.MethodGet, http.MethodPost),
@@ -122,25 +147,63 @@ func (s *Server) podSubresources(st *stores, main *registry.Store) map[string]re
 	}
 }
 
-// keepResize lets only resources and resize policies through.
+// keepEphemeral lets only ephemeral containers through.
+func keepEphemeral(p, old *corev1.Pod) {
+	added := p.Spec.EphemeralContainers
+	p.Spec, p.Status = *old.Spec.DeepCopy(), *old.Status.DeepCopy()
+	metav1.ResetObjectMetaForStatus(p, old)
+	p.Spec.EphemeralContainers = added
+}
+
+// keepResize lets only resources and resize policies through. Containers that
+// come, go or change places are left for podResize to refuse.
 func keepResize(p, old *corev1.Pod) {
+	if !sameContainers(p, old) {
+		return
+	}
 	asked, askedInit, whole := p.Spec.Containers, p.Spec.InitContainers, p.Spec.Resources
 	p.Spec, p.Status = *old.Spec.DeepCopy(), *old.Status.DeepCopy()
 	metav1.ResetObjectMetaForStatus(p, old)
 	merge := func(into, from []corev1.Container) {
 		for i := range into {
-			for _, f := range from {
-				if f.Name == into[i].Name {
-					into[i].Resources, into[i].ResizePolicy = f.Resources, f.ResizePolicy
-				}
-			}
+			into[i].Resources, into[i].ResizePolicy = from[i].Resources, from[i].ResizePolicy
 		}
 	}
 	merge(p.Spec.Containers, asked)
 	merge(p.Spec.InitContainers, askedInit)
-	if p.Spec.Resources != nil && whole != nil {
+	if whole != nil {
 		p.Spec.Resources = whole
 	}
+}
+
+func sameContainers(p, old *corev1.Pod) bool {
+	same := func(a, b corev1.Container) bool { return a.Name == b.Name }
+	return slices.EqualFunc(p.Spec.Containers, old.Spec.Containers, same) && slices.EqualFunc(p.Spec.InitContainers, old.Spec.InitContainers, same)
+}
+
+// podResize checks what keepResize let through.
+func podResize(p, old *corev1.Pod) field.ErrorList {
+	spec := field.NewPath("spec")
+	switch {
+	case len(p.Spec.Containers) != len(old.Spec.Containers):
+		return field.ErrorList{field.Forbidden(spec.Child("containers"), "containers may not be added or removed on resize")}
+	case len(p.Spec.InitContainers) != len(old.Spec.InitContainers):
+		return field.ErrorList{field.Forbidden(spec.Child("initContainers"), "initContainers may not be added or removed on resize")}
+	}
+	var errs field.ErrorList
+	renamed := func(list, was []corev1.Container, name string) {
+		for i := range list {
+			if list[i].Name != was[i].Name {
+				errs = append(errs, field.Forbidden(spec.Child(name).Index(i).Child("name"), name+" may not be renamed or reordered on resize"))
+			}
+		}
+	}
+	renamed(p.Spec.Containers, old.Spec.Containers, "containers")
+	renamed(p.Spec.InitContainers, old.Spec.InitContainers, "initContainers")
+	if len(errs) > 0 {
+		return errs
+	}
+	return validation.PodResize(p, old)
 }
 
 // podBinding is pods/binding: the scheduler's one write.
@@ -169,35 +232,35 @@ func (b podBinding) Create(ctx context.Context, name string, o runtime.Object, v
 		return nil, apierrors.NewBadRequest("name in URL does not match name in Binding object")
 	}
 	if errs := validation.Binding(binding); len(errs) > 0 {
-		return nil, apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Binding").GroupKind(), name, errs)
+		return nil, errs.ToAggregate()
 	}
 	if validate != nil {
 		if err := validate(ctx, binding.DeepCopyObject()); err != nil {
 			return nil, err
 		}
 	}
-	store := b.stores.main[schema.GroupResource{Resource: "pods"}]
-	preconditions := &metav1.Preconditions{}
+	var conditions metav1.Preconditions
 	if binding.UID != "" {
-		preconditions.UID = &binding.UID
+		conditions.UID = &binding.UID
 	}
 	if binding.ResourceVersion != "" {
-		preconditions.ResourceVersion = &binding.ResourceVersion
+		conditions.ResourceVersion = &binding.ResourceVersion
 	}
-	key, err := store.KeyFunc(ctx, name)
+	store := b.stores.main[schema.GroupResource{Resource: "pods"}]
+	err := update(ctx, store, name, &conditions, opts.DryRun, &corev1.Pod{}, func(p *corev1.Pod) error { return assignPod(p, binding) })
 	if err != nil {
-		return nil, err
-	}
-	assign := func(p *corev1.Pod) error { return assignPod(p, binding) }
-	err = guaranteedUpdate(ctx, store, key, preconditions, dryrun.IsDryRun(opts.DryRun), assign)
-	if err != nil {
-		if apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsInvalid(err) {
-			return nil, err
+		var status apierrors.APIStatus
+		if !errors.As(err, &status) {
+			err = apierrors.NewConflict(corev1.Resource("pods/binding"), name, err)
 		}
-		return nil, apierrors.NewConflict(corev1.Resource("pods/binding"), name, err)
+		return nil, err
 	}
 	return &metav1.Status{Status: metav1.StatusSuccess}, nil
 }
+
+// PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate keeps the UID and
+// resourceVersion of a Binding, which are preconditions here.
+func (podBinding) PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate() bool { return true }
 
 func assignPod(p *corev1.Pod, b *corev1.Binding) error {
 	switch {
@@ -209,90 +272,17 @@ func assignPod(p *corev1.Pod, b *corev1.Binding) error {
 		return fmt.Errorf("pod %v has non-empty .spec.schedulingGates", p.Name)
 	}
 	p.Spec.NodeName = b.Target.Name
-	if p.Annotations == nil && len(b.Annotations) > 0 {
-		p.Annotations = map[string]string{}
+	p.Status.NominatedNodeName = "" // a hint that has served
+	add := func(to *map[string]string, from map[string]string) {
+		if *to == nil && len(from) > 0 {
+			*to = map[string]string{}
+		}
+		maps.Copy(*to, from)
 	}
-	for k, v := range b.Annotations {
-		p.Annotations[k] = v
-	}
-	pod.SetCondition(&p.Status, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, ObservedGeneration: p.Generation})
+	add(&p.Annotations, b.Annotations)
+	add(&p.Labels, b.Labels)
+	pod.SetCondition(&p.Status, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue})
 	return nil
-}
-
-// eviction is pods/eviction: a delete that asks first. Without disruption
-// budgets in the API there is nobody to say no.
-type eviction struct{ main *registry.Store }
-
-func (eviction) New() runtime.Object { return &policyv1.Eviction{} }
-func (eviction) Destroy()            {}
-func (eviction) GroupVersionKind(schema.GroupVersion) schema.GroupVersionKind {
-	return policyv1.SchemeGroupVersion.WithKind("Eviction")
-}
-
-func (e eviction) Create(ctx context.Context, name string, o runtime.Object, validate rest.ValidateObjectFunc, opts *metav1.CreateOptions) (runtime.Object, error) {
-	ask, ok := o.(*policyv1.Eviction)
-	if !ok {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("not a Eviction object: %T", o))
-	}
-	if name != ask.Name {
-		return nil, apierrors.NewBadRequest("name in URL does not match name in Eviction object")
-	}
-	options := ask.DeleteOptions
-	if options == nil {
-		options = &metav1.DeleteOptions{}
-	}
-	if dryrun.IsDryRun(opts.DryRun) {
-		options.DryRun = opts.DryRun
-	}
-	if validate != nil {
-		if err := validate(ctx, ask.DeepCopyObject()); err != nil {
-			return nil, err
-		}
-	}
-	if err := e.mark(ctx, name, options); err != nil {
-		return nil, err
-	}
-	if _, _, err := e.main.Delete(ctx, name, rest.ValidateAllObjectFunc, options); err != nil {
-		return nil, err
-	}
-	return &metav1.Status{Status: metav1.StatusSuccess}, nil
-}
-
-// mark says in the Pod's conditions why it goes (KEP-3329).
-func (e eviction) mark(ctx context.Context, name string, o *metav1.DeleteOptions) error {
-	key, err := e.main.KeyFunc(ctx, name)
-	if err != nil {
-		return err
-	}
-	return guaranteedUpdate(ctx, e.main, key, o.Preconditions, dryrun.IsDryRun(o.DryRun), func(p *corev1.Pod) error {
-		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
-			return nil
-		}
-		pod.SetCondition(&p.Status, corev1.PodCondition{
-			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting", ObservedGeneration: p.Generation,
-		})
-		return nil
-	})
-}
-
-// guaranteedUpdate changes a Pod in the store, again when another writer came
-// in between.
-func guaranteedUpdate(ctx context.Context, s *registry.Store, key string, pre *metav1.Preconditions, dry bool, change func(*corev1.Pod) error) error {
-	out := &corev1.Pod{}
-	return s.Storage.GuaranteedUpdate(ctx, key, out, false, preconditions(pre), simpleUpdate(func(o runtime.Object) (runtime.Object, error) {
-		p, ok := o.(*corev1.Pod)
-		if !ok {
-			return nil, fmt.Errorf("unexpected object: %#v", o)
-		}
-		was := p.DeepCopy()
-		if err := change(p); err != nil {
-			return nil, err
-		}
-		if p.Spec.NodeName != was.Spec.NodeName && !equality.Semantic.DeepEqual(p.Spec, was.Spec) {
-			p.Generation = was.Generation // binding is not a change by the user
-		}
-		return p, nil
-	}), dry, nil)
 }
 
 // namespaceOf is the namespace of a request.

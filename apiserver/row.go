@@ -37,8 +37,11 @@ type row struct {
 	upsert     bool // PUT to a missing name creates it
 	anyUpdate  bool // PUT without a resourceVersion is accepted
 	generation bool // metadata.generation counts changes of spec
+	echo       bool // a delete answers with the object, not with a Status
 	noStatus   bool // no /status subresource although the type has a status
-	ttl        uint64
+	// notByStatus are fields of the metadata that a writer of /status cannot own.
+	notByStatus []string
+	ttl         uint64
 
 	newObject, newList func() runtime.Object
 	defaults           func(runtime.Object)
@@ -95,7 +98,8 @@ func resource[T, L any, P pointer[T], PL listPointer[L]](gv schema.GroupVersion,
 		newObject: func() runtime.Object { return P(new(T)) },
 		newList:   func() runtime.Object { return PL(new(L)) },
 		extend:    h.Extend, wrap: h.Wrap,
-		table: newTable(h.Columns, func(o runtime.Object) *T { return (*T)(o.(P)) }),
+		anyUpdate: true,
+		table:     newTable(h.Columns, func(o runtime.Object) *T { return (*T)(o.(P)) }),
 	}
 	r.generation = hasField(r.newObject(), "Spec")
 	of := func(o runtime.Object) *T {
@@ -170,6 +174,7 @@ func check2[T any](f func(_, _ *T) field.ErrorList, of func(runtime.Object) *T) 
 
 func shortNames(names ...string) func(*row) { return func(r *row) { r.short = names } }
 func inAll(r *row)                          { r.categories = []string{"all"} }
+func echoDeleted(r *row)                    { r.echo = true }
 func clusterScoped(r *row)                  { r.cluster = true }
 func upsertable(r *row)                     { r.upsert = true }
 func strictUpdate(r *row)                   { r.anyUpdate = false }

@@ -62,7 +62,7 @@ func (s *Server) resources() []*row {
 			Extend: func(_ *stores, main *registry.Store) map[string]rest.Storage {
 				return map[string]rest.Storage{"token": tokenRequest{s, main}}
 			},
-		}, shortNames("sa")),
+		}, shortNames("sa"), echoDeleted),
 		resource[corev1.Event, corev1.EventList](core, "Event", "events", "event", hooks[corev1.Event]{
 			Validate: validation.Event, Columns: table.Event(), Selectable: eventFields,
 		}, shortNames("ev"), upsertable, func(r *row) { r.ttl = eventTTL }),
@@ -83,7 +83,7 @@ func (s *Server) resources() []*row {
 		}, shortNames("rc"), inAll),
 		resource[corev1.PodTemplate, corev1.PodTemplateList](core, "PodTemplate", "podtemplates", "podtemplate", hooks[corev1.PodTemplate]{
 			Defaults: defaults.PodTemplate, Validate: validation.PodTemplateObject, Columns: table.PodTemplate(),
-		}),
+		}, echoDeleted),
 		resource[appsv1.ReplicaSet, appsv1.ReplicaSetList](appsv1.SchemeGroupVersion, "ReplicaSet", "replicasets", "replicaset", hooks[appsv1.ReplicaSet]{
 			Defaults: defaults.ReplicaSet, Validate: validation.ReplicaSet, ValidateUpdate: validation.ReplicaSetUpdate,
 			ValidateStatus: validation.ReplicaSetStatusUpdate, Columns: table.ReplicaSet(),
@@ -112,7 +112,7 @@ func (s *Server) clusterRows() []*row {
 		}, upsertable, strictUpdate, withoutGeneration),
 		resource[nodev1.RuntimeClass, nodev1.RuntimeClassList](nodev1.SchemeGroupVersion, "RuntimeClass", "runtimeclasses", "runtimeclass", hooks[nodev1.RuntimeClass]{
 			Validate: validation.RuntimeClass, ValidateUpdate: validation.RuntimeClassUpdate, Columns: table.RuntimeClass(),
-		}, clusterScoped),
+		}, clusterScoped, upsertable, strictUpdate),
 		resource[schedulingv1.PriorityClass, schedulingv1.PriorityClassList](schedulingv1.SchemeGroupVersion, "PriorityClass", "priorityclasses", "priorityclass", hooks[schedulingv1.PriorityClass]{
 			Defaults: defaults.PriorityClass, Validate: validation.PriorityClass, ValidateUpdate: validation.PriorityClassUpdate, Columns: table.PriorityClass(),
 		}, shortNames("pc"), clusterScoped),

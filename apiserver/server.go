@@ -12,14 +12,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	noop "go.opentelemetry.io/otel/trace/noop"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -220,33 +224,23 @@ func (s *Server) storageConfig(c *genericapiserver.Config) (genericStores, error
 // install makes the storages of all rows and serves them by group.
 func (s *Server) install(getter genericStores) error {
 	groups := map[schema.GroupVersion]map[string]rest.Storage{}
-	var order []schema.GroupVersion
+	for _, gv := range s.groupVersions() {
+		groups[gv] = map[string]rest.Storage{}
+	}
 	for _, r := range s.rows {
 		storages, err := r.build(s.stores, s.scheme, getter)
 		if err != nil {
 			return err
 		}
-		if groups[r.gv] == nil {
-			groups[r.gv] = map[string]rest.Storage{}
-			order = append(order, r.gv)
-		}
-		for name, st := range storages {
-			groups[r.gv][name] = st
-		}
+		maps.Copy(groups[r.gv], storages)
 	}
 	for gv, virtual := range s.reviews() {
-		if groups[gv] == nil {
-			groups[gv] = map[string]rest.Storage{}
-			order = append(order, gv)
-		}
-		for name, st := range virtual {
-			groups[gv][name] = st
-		}
+		maps.Copy(groups[gv], virtual)
 	}
 	core := groups[corev1.SchemeGroupVersion]
 	core["bindings"] = bindings{podBinding{s.stores}}
-	groups[eventsV1] = map[string]rest.Storage{"events": core["events"]}
-	for _, gv := range append(order, eventsV1) {
+	groups[eventsV1]["events"] = core["events"]
+	for _, gv := range s.groupVersions() {
 		info := genericapiserver.NewDefaultAPIGroupInfo(gv.Group, s.scheme, runtime.NewParameterCodec(s.scheme), s.codecs)
 		info.PrioritizedVersions = []schema.GroupVersion{gv}
 		info.VersionedResourcesStorageMap[gv.Version] = groups[gv]
@@ -261,6 +255,18 @@ func (s *Server) install(getter genericStores) error {
 		}
 	}
 	return nil
+}
+
+// groupVersions are those of the table and of the reviews, in the order in
+// which discovery lists them.
+func (s *Server) groupVersions() []schema.GroupVersion {
+	out := []schema.GroupVersion{corev1.SchemeGroupVersion, authenticationv1.SchemeGroupVersion, authorizationv1.SchemeGroupVersion, eventsV1}
+	for _, r := range s.rows {
+		if !slices.Contains(out, r.gv) {
+			out = append(out, r.gv)
+		}
+	}
+	return out
 }
 
 // Run serves until ctx ends, then lets requests under way finish.

@@ -40,7 +40,7 @@ func (s *Server) serviceRow() *row {
 		Extend: func(*stores, *registry.Store) map[string]rest.Storage {
 			return map[string]rest.Storage{"proxy": s.serviceProxy()}
 		},
-	}, shortNames("svc"), inAll, withoutGeneration)
+	}, shortNames("svc"), inAll, upsertable, withoutGeneration, echoDeleted)
 }
 
 // keepAllocations keeps what the API gave out when an update leaves it away.

@@ -44,7 +44,7 @@ func (r *row) build(s *stores, scheme *runtime.Scheme, g generic.RESTOptionsGett
 		DefaultQualifiedResource:  schema.GroupResource{Group: r.gv.Group, Resource: r.plural},
 		SingularQualifiedResource: schema.GroupResource{Group: r.gv.Group, Resource: r.singular},
 		CreateStrategy:            base, UpdateStrategy: base, DeleteStrategy: base, ResetFieldsStrategy: base,
-		TableConvertor: r.table,
+		TableConvertor: r.table, ReturnDeletedObject: r.echo,
 		PredicateFunc: func(l labels.Selector, f fields.Selector) storage.SelectionPredicate {
 			return storage.SelectionPredicate{Label: l, Field: f, GetAttrs: r.getAttrs}
 		},
@@ -54,7 +54,6 @@ func (r *row) build(s *stores, scheme *runtime.Scheme, g generic.RESTOptionsGett
 	}
 	if r.graceful != nil {
 		store.DeleteStrategy = gracefulStrategy{base}
-		store.ReturnDeletedObject = true
 	}
 	options := &generic.StoreOptions{RESTOptions: g, AttrFunc: r.getAttrs, TriggerFunc: r.indexes()}
 	if err := store.CompleteWithOptions(options); err != nil {
@@ -105,6 +104,24 @@ func (p partStore) Get(ctx context.Context, name string, o *metav1.GetOptions) (
 func (p partStore) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc, _ bool, o *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	// A part never creates the whole.
 	return p.s.Update(ctx, name, info, create, update, false, o)
+}
+
+// fieldsStore is a part whose writers can own a few fields alone.
+type fieldsStore struct {
+	wholePart
+	owned fieldpath.Filter
+}
+
+// wholePart is a partStore without GetResetFields: the library takes one of
+// the two ways to say what may be owned.
+type wholePart interface {
+	rest.Storage
+	rest.Patcher
+	rest.TableConvertor
+}
+
+func (f fieldsStore) GetResetFieldsFilter() map[fieldpath.APIVersion]fieldpath.Filter {
+	return map[fieldpath.APIVersion]fieldpath.Filter{"v1": f.owned}
 }
 
 func (p partStore) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {

@@ -110,14 +110,13 @@ func (s gracefulStrategy) CheckGracefulDelete(ctx context.Context, o runtime.Obj
 	return d != nil && s.row.graceful(ctx, o, d)
 }
 
-// statusStrategy is an update of /status: spec and most metadata stay.
+// statusStrategy is an update of /status: the spec stays.
 type statusStrategy struct{ strategy }
 
 func (s statusStrategy) PrepareForUpdate(_ context.Context, o, old runtime.Object) {
 	if f := fieldOf(o, "Spec"); f.IsValid() {
 		f.Set(fieldOf(old, "Spec"))
 	}
-	metav1.ResetObjectMetaForStatus(o.(object), old.(object))
 	if s.row.prepareStatus != nil {
 		s.row.prepareStatus(o, old)
 	}
@@ -135,7 +134,11 @@ func (s statusStrategy) WarningsOnUpdate(context.Context, runtime.Object, runtim
 }
 
 func (s statusStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
-	return s.row.resets("spec")
+	resets := s.row.resets("spec")
+	for _, f := range s.row.notByStatus {
+		resets[fieldpath.APIVersion(s.row.gv.String())].Insert(fieldpath.MakePathOrDie("metadata", f))
+	}
+	return resets
 }
 
 // halfStrategy is an update of one part of the spec, as pods/resize and
