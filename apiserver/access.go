@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/apis/apiserver"
@@ -34,7 +35,7 @@ func (s *Server) access(c *genericapiserver.Config) error {
 	verify := x509.DefaultVerifyOptions()
 	verify.Roots = s.config.PKI.Pool()
 	certificates := x509.New(verify, x509.CommonNameUserConversion)
-	tokens, err := auth.NewTokens(s.config.PKI.ServiceAccountKey, boundObjects{s}, time.Now)
+	tokens, err := auth.NewTokens(s.config.PKI.ServiceAccountKey, boundObjects{s, true}, time.Now)
 	if err != nil {
 		return err
 	}
@@ -58,34 +59,55 @@ func (s *Server) access(c *genericapiserver.Config) error {
 	return err
 }
 
-// boundObjects reads from the stores what a token says it belongs to.
-type boundObjects struct{ s *Server }
+// boundObjects reads from the stores what a token says it belongs to, and what
+// requests for a Pod's streams go to.
+type boundObjects struct {
+	s *Server
+	// cached takes what the watch cache knows, and asks the store only when
+	// that does not know the object yet.
+	cached bool
+}
 
-func get[T any](ctx context.Context, s *Server, resource, namespace, name string) (*T, error) {
-	store := s.stores.main[schema.GroupResource{Resource: resource}]
-	// A NotFound shall name this resource, not that of the request.
-	ctx = genericapirequest.WithRequestInfo(genericapirequest.WithNamespace(ctx, namespace), &genericapirequest.RequestInfo{Resource: resource})
-	o, err := store.Get(ctx, name, &metav1.GetOptions{ResourceVersion: "0"})
+// getFresh reads an object as the store has it now. A NotFound names the
+// object's resource, not that of the request.
+func getFresh[T any](ctx context.Context, s *Server, gr schema.GroupResource, namespace, name string) (*T, error) {
+	return getAt[T](ctx, s, gr, namespace, name, "")
+}
+
+func getAt[T any](ctx context.Context, s *Server, gr schema.GroupResource, namespace, name, version string) (*T, error) {
+	ctx = genericapirequest.WithRequestInfo(genericapirequest.WithNamespace(ctx, namespace), &genericapirequest.RequestInfo{APIGroup: gr.Group, Resource: gr.Resource})
+	o, err := s.stores.main[gr].Get(ctx, name, &metav1.GetOptions{ResourceVersion: version})
 	if err != nil {
 		return nil, err
 	}
 	return any(o).(*T), nil
 }
 
+func getBound[T any](ctx context.Context, b boundObjects, resource, namespace, name string) (*T, error) {
+	gr := corev1.Resource(resource)
+	if b.cached {
+		o, err := getAt[T](ctx, b.s, gr, namespace, name, "0")
+		if !apierrors.IsNotFound(err) {
+			return o, err
+		}
+	}
+	return getFresh[T](ctx, b.s, gr, namespace, name)
+}
+
 func (b boundObjects) ServiceAccount(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
-	return get[corev1.ServiceAccount](ctx, b.s, "serviceaccounts", namespace, name)
+	return getBound[corev1.ServiceAccount](ctx, b, "serviceaccounts", namespace, name)
 }
 
 func (b boundObjects) Pod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
-	return get[corev1.Pod](ctx, b.s, "pods", namespace, name)
+	return getBound[corev1.Pod](ctx, b, "pods", namespace, name)
 }
 
 func (b boundObjects) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
-	return get[corev1.Secret](ctx, b.s, "secrets", namespace, name)
+	return getBound[corev1.Secret](ctx, b, "secrets", namespace, name)
 }
 
 func (b boundObjects) Node(ctx context.Context, name string) (*corev1.Node, error) {
-	return get[corev1.Node](ctx, b.s, "nodes", "", name)
+	return getBound[corev1.Node](ctx, b, "nodes", "", name)
 }
 
 // allowed asks the authorizer about one verb.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	"k8s.io/apimachinery/pkg/fields"
@@ -34,16 +36,45 @@ func (s *Server) admission(c *genericapiserver.Config, client kubernetes.Interfa
 	if err := life.ValidateInitialization(); err != nil {
 		return fmt.Errorf("cannot set up admission: %w", err)
 	}
-	chain := []admission.Interface{life}
-	for _, p := range podadmission.Plugins(podadmission.Listers{
-		ServiceAccounts: s.accountForPod,
-		PriorityClasses: s.informers.Scheduling().V1().PriorityClasses().Lister(),
-		RuntimeClasses:  s.informers.Node().V1().RuntimeClasses().Lister(),
-	}) {
-		chain = append(chain, p)
+	security, err := podadmission.NewPodSecurity(securityObjects{s}, securityObjects{s})
+	if err != nil {
+		return err
 	}
-	c.AdmissionControl = admission.NewChainHandler(chain...)
+	plugins := podadmission.Plugins(podadmission.Objects{
+		ServiceAccount: s.accountForPod,
+		PriorityClass: func(ctx context.Context, name string) (*schedulingv1.PriorityClass, error) {
+			return getFresh[schedulingv1.PriorityClass](ctx, s, schedulingv1.Resource("priorityclasses"), "", name)
+		},
+		RuntimeClass: func(ctx context.Context, name string) (*nodev1.RuntimeClass, error) {
+			return getFresh[nodev1.RuntimeClass](ctx, s, nodev1.Resource("runtimeclasses"), "", name)
+		},
+		Node:            boundObjects{s, true}.Node,
+		PriorityClasses: s.informers.Scheduling().V1().PriorityClasses().Lister(),
+	}, security)
+	c.AdmissionControl = admission.NewChainHandler(append([]admission.Interface{life}, plugins...)...)
 	return nil
+}
+
+// securityObjects shows pod security the namespaces, as they are now, and
+// their Pods.
+type securityObjects struct{ s *Server }
+
+func (o securityObjects) GetNamespace(ctx context.Context, name string) (*corev1.Namespace, error) {
+	return getFresh[corev1.Namespace](ctx, o.s, corev1.Resource("namespaces"), "", name)
+}
+
+func (o securityObjects) ListPods(ctx context.Context, namespace string) ([]*corev1.Pod, error) {
+	store := o.s.stores.main[corev1.Resource("pods")]
+	found, err := store.List(genericapirequest.WithNamespace(ctx, namespace), &metainternalversion.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	list := found.(*corev1.PodList)
+	out := make([]*corev1.Pod, len(list.Items))
+	for i := range list.Items {
+		out[i] = &list.Items[i]
+	}
+	return out, nil
 }
 
 // accountPatience is how long a Pod's creation waits for the account "default"
@@ -53,7 +84,7 @@ const accountPatience = time.Second
 // accountForPod finds a service account; the default one, which a controller
 // makes in every new namespace, is given a moment to appear.
 func (s *Server) accountForPod(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
-	account, err := boundObjects{s}.ServiceAccount(ctx, namespace, name)
+	account, err := boundObjects{s, true}.ServiceAccount(ctx, namespace, name)
 	if name != "default" || !apierrors.IsNotFound(err) {
 		return account, err
 	}
@@ -71,7 +102,7 @@ func (s *Server) accountForPod(ctx context.Context, namespace, name string) (*co
 			if !ok {
 				return nil, err
 			}
-			if found, err := (boundObjects{s}).ServiceAccount(ctx, namespace, name); err == nil {
+			if found, err := (boundObjects{s, false}).ServiceAccount(ctx, namespace, name); err == nil {
 				return found, nil
 			}
 		case <-ctx.Done():

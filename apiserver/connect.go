@@ -46,7 +46,7 @@ func (s *Server) nodeTransport() (*http.Transport, error) {
 
 // nodeURL is where a node's agent listens.
 func (s *Server) nodeURL(ctx context.Context, name string) (*url.URL, error) {
-	node, err := boundObjects{s}.Node(ctx, name)
+	node, err := boundObjects{s, true}.Node(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (s *Server) nodeURL(ctx context.Context, name string) (*url.URL, error) {
 
 // podOn finds a Pod and the URL of its node.
 func (s *Server) podOn(ctx context.Context, name string) (*corev1.Pod, *url.URL, error) {
-	pod, err := boundObjects{s}.Pod(ctx, namespaceOf(ctx), name)
+	pod, err := boundObjects{s, false}.Pod(ctx, namespaceOf(ctx), name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -283,7 +283,7 @@ func splitProxyName(s string) (scheme, name, port string) {
 func (s *Server) podProxy() rest.Storage {
 	return connecter{example: &corev1.PodProxyOptions{}, path: true, methods: proxyMethods, connect: func(ctx context.Context, id string, o runtime.Object, r rest.Responder) (http.Handler, error) {
 		scheme, name, port := splitProxyName(id)
-		pod, err := boundObjects{s}.Pod(ctx, namespaceOf(ctx), name)
+		pod, err := boundObjects{s, false}.Pod(ctx, namespaceOf(ctx), name)
 		if err != nil {
 			return nil, err
 		}
@@ -309,11 +309,11 @@ func (s *Server) podProxy() rest.Storage {
 func (s *Server) serviceProxy() rest.Storage {
 	return connecter{example: &corev1.ServiceProxyOptions{}, path: true, methods: proxyMethods, connect: func(ctx context.Context, id string, o runtime.Object, r rest.Responder) (http.Handler, error) {
 		scheme, name, port := splitProxyName(id)
-		svc, err := get[corev1.Service](ctx, s, "services", namespaceOf(ctx), name)
+		svc, err := getFresh[corev1.Service](ctx, s, corev1.Resource("services"), namespaceOf(ctx), name)
 		if err != nil {
 			return nil, err
 		}
-		eps, err := get[corev1.Endpoints](ctx, s, "endpoints", namespaceOf(ctx), name)
+		eps, err := getFresh[corev1.Endpoints](ctx, s, corev1.Resource("endpoints"), namespaceOf(ctx), name)
 		if err != nil {
 			return nil, err
 		}

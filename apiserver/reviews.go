@@ -253,7 +253,7 @@ func (t tokenRequest) bind(ctx context.Context, req *authenticationv1.TokenReque
 	if ref == nil {
 		return nil
 	}
-	objects, ns := boundObjects{t.server}, namespaceOf(ctx)
+	objects, ns := boundObjects{t.server, false}, namespaceOf(ctx)
 	var uid string
 	var err error
 	switch {

@@ -2,38 +2,48 @@
 
 // Package admission owns what the API server adds to Pods, or refuses, before
 // they are stored, as the admission plugins of kube-apiserver 1.37 do: the
-// service account and its token volume, priority, runtime class and default
-// tolerations. It reads other objects through listers only.
+// service account and its token volume, pod security, priority, runtime class,
+// default tolerations, topology labels and the room for a resize. It reads
+// other objects through small functions only.
 package admission
 
 import (
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apiserver/pkg/admission"
-	nodelisters "k8s.io/client-go/listers/node/v1"
 	schedulinglisters "k8s.io/client-go/listers/scheduling/v1"
 )
 
-// Listers are the objects admission looks at.
-type Listers struct {
-	ServiceAccounts func(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error)
+// Objects are what admission looks at. A get of a missing object returns a
+// NotFound error.
+type Objects struct {
+	ServiceAccount func(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error)
+	PriorityClass  func(ctx context.Context, name string) (*schedulingv1.PriorityClass, error)
+	RuntimeClass   func(ctx context.Context, name string) (*nodev1.RuntimeClass, error)
+	Node           func(ctx context.Context, name string) (*corev1.Node, error)
+	// PriorityClasses are all of them, to find the default.
 	PriorityClasses schedulinglisters.PriorityClassLister
-	RuntimeClasses  nodelisters.RuntimeClassLister
 }
 
-// Plugins is the chain, in upstream's order.
-func Plugins(l Listers) []admission.Interface {
+// Plugins is the chain, in upstream's order. security judges Pods by the
+// standards of their namespace: see NewPodSecurity.
+func Plugins(o Objects, security admission.Interface) []admission.Interface {
 	return []admission.Interface{
-		serviceAccount{onPods(admission.Create), l},
-		taintNodes{admission.NewHandler(admission.Create)},
-		priority{onPods(admission.Create), l},
-		defaultTolerations{onPods(admission.Create, admission.Update)},
-		runtimeClass{onPods(admission.Create), l},
+		serviceAccount{on(admission.Create, admission.Update), o},
+		taintNodes{on(admission.Create)},
+		security,
+		priority{on(admission.Create, admission.Update), o},
+		defaultTolerations{on(admission.Create, admission.Update)},
+		runtimeClass{on(admission.Create), o},
+		topologyLabels{on(admission.Create, admission.Update), o},
+		resize{on(admission.Update), o},
 	}
 }
 
-func onPods(ops ...admission.Operation) *admission.Handler { return admission.NewHandler(ops...) }
+func on(ops ...admission.Operation) *admission.Handler { return admission.NewHandler(ops...) }
 
 // podOf is the Pod of a request to the pods resource itself, or nil.
 func podOf(a admission.Attributes) *corev1.Pod {

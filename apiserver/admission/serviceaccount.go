@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,37 +19,83 @@ const (
 	tokenVolumePrefix = "kube-api-access-"
 	tokenMountPath    = "/var/run/secrets/kubernetes.io/serviceaccount"
 	tokenSeconds      = 60*60 + 7 // an hour, and recognisable as injected
-	mirrorAnnotation  = corev1.MirrorPodAnnotationKey
+	// enforceSecrets is the annotation of an account whose Pods may use its own
+	// secrets alone.
+	enforceSecrets = "kubernetes.io/enforce-mountable-secrets"
 )
 
 // serviceAccount gives each Pod an account, its pull secrets and a token
 // volume (ServiceAccount admission).
 type serviceAccount struct {
 	*admission.Handler
-	Listers
+	Objects
 }
 
+// Admit completes a new Pod.
 func (s serviceAccount) Admit(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
 	p := podOf(a)
-	if p == nil || p.Annotations[mirrorAnnotation] != "" {
+	if p == nil || a.GetOperation() != admission.Create {
+		return nil
+	}
+	if _, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
 		return nil
 	}
 	if p.Spec.ServiceAccountName == "" {
-		p.Spec.ServiceAccountName = "default"
+		p.Spec.ServiceAccountName, p.Spec.DeprecatedServiceAccount = "default", "default"
 	}
-	p.Spec.DeprecatedServiceAccount = p.Spec.ServiceAccountName
-	account, err := s.ServiceAccounts(ctx, a.GetNamespace(), p.Spec.ServiceAccountName)
+	account, err := s.account(ctx, a, p)
 	if err != nil {
-		if apierrors.IsNotFound(err) {
-			return admission.NewForbidden(a, fmt.Errorf("error looking up service account %s/%s: %w", a.GetNamespace(), p.Spec.ServiceAccountName, err))
-		}
-		return fmt.Errorf("cannot look up service account %s/%s: %w", a.GetNamespace(), p.Spec.ServiceAccountName, err)
+		return err
 	}
 	if automount(account, p) {
 		mountToken(p)
 	}
 	if len(p.Spec.ImagePullSecrets) == 0 {
 		p.Spec.ImagePullSecrets = slices.Clone(account.ImagePullSecrets)
+	}
+	return nil
+}
+
+func (s serviceAccount) account(ctx context.Context, a admission.Attributes, p *corev1.Pod) (*corev1.ServiceAccount, error) {
+	if p.Spec.ServiceAccountName == "" {
+		return nil, admission.NewForbidden(a, fmt.Errorf("no service account specified for pod %s/%s", a.GetNamespace(), p.Name))
+	}
+	account, err := s.ServiceAccount(ctx, a.GetNamespace(), p.Spec.ServiceAccountName)
+	if apierrors.IsNotFound(err) {
+		err = apierrors.NewNotFound(corev1.Resource("serviceaccount"), p.Spec.ServiceAccountName)
+	}
+	if err != nil {
+		return nil, admission.NewForbidden(a, fmt.Errorf("error looking up service account %s/%s: %w", a.GetNamespace(), p.Spec.ServiceAccountName, err))
+	}
+	return account, nil
+}
+
+// Validate holds a Pod to the secrets of its account, where the account asks
+// for that, and keeps mirror Pods from the API's secrets.
+func (s serviceAccount) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	p, _ := a.GetObject().(*corev1.Pod)
+	debug := a.GetOperation() == admission.Update && a.GetSubresource() == "ephemeralcontainers"
+	if p == nil || a.GetResource().GroupResource() != corev1.Resource("pods") || !debug && (a.GetOperation() != admission.Create || a.GetSubresource() != "") {
+		return nil
+	}
+	if _, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]; mirror && !debug {
+		if err := mirrorPod(p); err != nil {
+			return admission.NewForbidden(a, err)
+		}
+		return nil
+	}
+	account, err := s.account(ctx, a, p)
+	if err != nil {
+		return err
+	}
+	if on, _ := strconv.ParseBool(account.Annotations[enforceSecrets]); !on { // not a boolean is no
+		return nil
+	}
+	if debug {
+		return ephemeralSecrets(account, p)
+	}
+	if err := podSecrets(account, p); err != nil {
+		return admission.NewForbidden(a, err)
 	}
 	return nil
 }
