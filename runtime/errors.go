@@ -3,6 +3,7 @@
 package runtime
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/peapod/peapod/keeper"
 	"github.com/peapod/peapod/sandbox"
 )
 
@@ -45,6 +47,12 @@ func coded(err error) error {
 		code = codes.Unauthenticated
 	case errdefs.IsPermissionDenied(err):
 		code = codes.PermissionDenied
+	case errors.Is(err, keeper.ErrGone):
+		code = codes.Unavailable
+	case errors.Is(err, context.Canceled):
+		code = codes.Canceled
+	case errors.Is(err, context.DeadlineExceeded):
+		code = codes.DeadlineExceeded
 	case errors.Is(err, sandbox.ErrInvalid):
 		code = codes.InvalidArgument
 	}

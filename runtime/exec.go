@@ -5,7 +5,6 @@ package runtime
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +16,6 @@ import (
 	"sync"
 	"time"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -48,11 +46,7 @@ func (r *Runtime) startExec(ctx context.Context, c *container, args []string, tt
 	if len(args) == 0 {
 		return session{}, invalidArgument("no command")
 	}
-	var spec specs.Spec
-	b, err := os.ReadFile(filepath.Join(c.dir, "config.json"))
-	if err == nil {
-		err = json.Unmarshal(b, &spec)
-	}
+	spec, err := sandbox.ReadBundle(c.dir)
 	if err != nil {
 		return session{}, fmt.Errorf("cannot exec in container %s: %w", c.ID, err)
 	}
@@ -61,7 +55,7 @@ func (r *Runtime) startExec(ctx context.Context, c *container, args []string, tt
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return session{}, fmt.Errorf("cannot exec in container %s: %w", c.ID, err)
 	}
-	if err := sandbox.WriteProcess(filepath.Join(s.dir, "process.json"), sandbox.ExecProcess(&spec, args, tty)); err != nil {
+	if err := sandbox.WriteProcess(filepath.Join(s.dir, "process.json"), sandbox.ExecProcess(spec, args, tty)); err != nil {
 		return session{}, err
 	}
 	e := sandbox.Exec{ContainerID: c.ID, ProcessFile: "process.json", PidFile: "pid"}
@@ -73,33 +67,47 @@ func (r *Runtime) startExec(ctx context.Context, c *container, args []string, tt
 	r.mu.Lock()
 	r.execs[s.id] = s.ended
 	r.mu.Unlock()
-	if _, err := r.cfg.Keeper.Run(ctx, k); err != nil {
-		r.endExec(context.WithoutCancel(ctx), s)
+	if err := r.runKept(ctx, k); err != nil {
+		r.endExec(context.WithoutCancel(ctx), s, false)
 		return session{}, fmt.Errorf("failed to exec in container: failed to start exec %q: %w", s.id, err)
 	}
 	return s, nil
 }
 
 // endExec forgets a session, killing it if it still runs.
-func (r *Runtime) endExec(ctx context.Context, s session) {
-	r.mu.Lock()
-	_, running := r.execs[s.id]
-	r.mu.Unlock()
-	if running {
-		if err := r.cfg.Keeper.Signal(ctx, s.id, 9); err == nil {
-			<-s.ended
-		}
-		r.mu.Lock()
-		delete(r.execs, s.id)
-		r.mu.Unlock()
+func (r *Runtime) endExec(ctx context.Context, s session, ended bool) {
+	forget := r.endKept
+	if ended {
+		forget = r.cfg.Keeper.Forget
 	}
-	if err := errors.Join(r.cfg.Keeper.Forget(ctx, s.id), os.RemoveAll(s.dir)); err != nil {
+	err := forget(ctx, s.id)
+	r.mu.Lock()
+	delete(r.execs, s.id)
+	r.mu.Unlock()
+	if err = errors.Join(err, os.RemoveAll(s.dir)); err != nil {
 		r.cfg.Log.Warn("cannot tidy up after exec", "op", s.id, "err", err)
+	}
+}
+
+// await returns how a session has ended.
+func (r *Runtime) await(ctx context.Context, s session) (keeper.Exit, error) {
+	select {
+	case e := <-s.ended:
+		return e, nil
+	case <-r.cfg.Keeper.Done():
+		return keeper.Exit{}, keeper.ErrGone
+	case <-ctx.Done():
+		return keeper.Exit{}, ctx.Err()
 	}
 }
 
 // ExecSync runs a command and returns its output and exit code.
 func (r *Runtime) ExecSync(ctx context.Context, q *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
+	ctx, done, err := r.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	c, err := r.findContainer(q.GetContainerId())
 	if err != nil {
 		return nil, err
@@ -113,17 +121,18 @@ func (r *Runtime) ExecSync(ctx context.Context, q *runtimeapi.ExecSyncRequest) (
 	if err != nil {
 		return nil, timedOut(ctx, q, err)
 	}
-	defer r.endExec(context.WithoutCancel(ctx), s)
+	ended := false
+	defer func() { r.endExec(context.WithoutCancel(ctx), s, ended) }()
 	var out, stderr limited
 	if err := r.cfg.Keeper.Attach(ctx, s.id, keeper.Streams{Stdout: &out, Stderr: &stderr}); err != nil {
 		return nil, timedOut(ctx, q, err)
 	}
-	select {
-	case e := <-s.ended:
-		return &runtimeapi.ExecSyncResponse{Stdout: out.Bytes(), Stderr: stderr.Bytes(), ExitCode: int32(e.Code)}, nil
-	case <-ctx.Done():
-		return nil, timedOut(ctx, q, ctx.Err())
+	e, err := r.await(ctx, s)
+	if err != nil {
+		return nil, timedOut(ctx, q, err)
 	}
+	ended = true
+	return &runtimeapi.ExecSyncResponse{Stdout: out.Bytes(), Stderr: stderr.Bytes(), ExitCode: int32(e.Code)}, nil
 }
 
 func timedOut(ctx context.Context, q *runtimeapi.ExecSyncRequest, err error) error {
@@ -216,6 +225,11 @@ func (r *Runtime) PortForward(_ context.Context, q *runtimeapi.PortForwardReques
 type streams struct{ r *Runtime }
 
 func (s streams) Exec(ctx context.Context, id string, cmd []string, in io.Reader, out, errs io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
+	ctx, done, err := s.r.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	c, err := s.r.findContainer(id)
 	if err != nil {
 		return err
@@ -224,19 +238,20 @@ func (s streams) Exec(ctx context.Context, id string, cmd []string, in io.Reader
 	if err != nil {
 		return err
 	}
-	defer s.r.endExec(context.WithoutCancel(ctx), e)
+	ended := false
+	defer func() { s.r.endExec(context.WithoutCancel(ctx), e, ended) }()
 	if err := s.attach(ctx, e.id, in, out, errs, resize); err != nil {
 		return err
 	}
-	select {
-	case x := <-e.ended:
-		if x.Code != 0 {
-			return &utilexec.CodeExitError{Err: fmt.Errorf("command terminated with non-zero exit code: %v, exit code %d", cmd, x.Code), Code: x.Code}
-		}
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	x, err := s.r.await(ctx, e)
+	if err != nil {
+		return err
 	}
+	ended = true
+	if x.Code != 0 {
+		return &utilexec.CodeExitError{Err: fmt.Errorf("command terminated with non-zero exit code: %v, exit code %d", cmd, x.Code), Code: x.Code}
+	}
+	return nil
 }
 
 func (s streams) Attach(ctx context.Context, id string, in io.Reader, out, errs io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
@@ -302,11 +317,15 @@ func (s streams) PortForward(ctx context.Context, id string, port int32, stream 
 		return err
 	}
 	p.mu.Lock()
-	ns := p.ns.Net
+	ns, gone := p.ns.Net, p.Stopped
 	p.mu.Unlock()
-	if ns == "" {
+	switch {
+	case gone:
+		// Without its namespace the port would be one of the machine.
+		err = failed("sandbox %s is not running", p.ID)
+	case p.options().GetNetwork() == runtimeapi.NamespaceMode_NODE:
 		err = dial()
-	} else {
+	default:
 		err = linux.InNamespace("net", ns, dial)
 	}
 	if err != nil {

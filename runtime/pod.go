@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protojson"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -48,7 +49,8 @@ type pod struct {
 
 	mu sync.Mutex // guards the fields below
 	podRecord
-	ns sandbox.Namespaces
+	ns      sandbox.Namespaces
+	removed bool
 }
 
 func (p *pod) ready() bool {
@@ -81,14 +83,14 @@ func (p *pod) save(durable bool) error {
 	return write(filepath.Join(p.dir, "sandbox.json"), append(b, '\n'), 0o600)
 }
 
-func (r *Runtime) isHolder(id string) bool {
-	p, ok := strings.CutPrefix(id, "hold-")
-	return ok && r.sandboxes[p] != nil
-}
-
 // RunPodSandbox makes a sandbox: record, namespaces, shared memory, files,
 // network. What fails on the way is taken back.
 func (r *Runtime) RunPodSandbox(ctx context.Context, q *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
+	ctx, done, err := r.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	if q.GetConfig().GetMetadata() == nil {
 		return nil, invalidArgument("sandbox config has no metadata")
 	}
@@ -107,13 +109,21 @@ func (r *Runtime) RunPodSandbox(ctx context.Context, q *runtimeapi.RunPodSandbox
 	}
 	if err := r.makePod(ctx, p); err != nil {
 		undo := r.removePod(context.WithoutCancel(ctx), p)
+		if undo != nil {
+			// It stays in the list, not ready, so that it can be removed.
+			r.add(p)
+		}
 		return nil, coded(errors.Join(fmt.Errorf("cannot make sandbox of pod %s/%s: %w", p.config.Metadata.Namespace, p.config.Metadata.Name, err), undo))
 	}
-	r.mu.Lock()
-	r.sandboxes[id] = p
-	r.mu.Unlock()
+	r.add(p)
 	r.cfg.Log.Info("sandbox made", "sandbox", id, "pod", p.config.Metadata.Name)
 	return &runtimeapi.RunPodSandboxResponse{PodSandboxId: id}, nil
+}
+
+func (r *Runtime) add(p *pod) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sandboxes[p.ID] = p
 }
 
 func (r *Runtime) makePod(ctx context.Context, p *pod) error {
@@ -150,11 +160,13 @@ func (r *Runtime) makePod(ctx context.Context, p *pod) error {
 			return err
 		}
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.Made = true
 	return p.save(false)
 }
 
-// files makes what containers see of their Pod: /dev/shm, resolv.conf,
+// files makes what containers see of their Pod: /dev/shm, hosts, resolv.conf,
 // hostname.
 func (p *pod) files() error {
 	if p.ns.IPC != "" {
@@ -165,6 +177,13 @@ func (p *pod) files() error {
 		if err := linux.Tmpfs(shm, shmSize, 0o777|os.ModeSticky); err != nil {
 			return err
 		}
+	}
+	hosts, err := os.ReadFile("/etc/hosts")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(p.dir, "hosts"), hosts, 0o644); err != nil {
+		return err
 	}
 	resolv := resolvConf(p.config.GetDnsConfig())
 	if resolv == "" {
@@ -248,26 +267,50 @@ func (r *Runtime) hold(ctx context.Context, p *pod) error {
 // StopPodSandbox ends what runs in the sandbox and gives up its network.
 // Repeating it, or stopping an unknown one, is no error.
 func (r *Runtime) StopPodSandbox(ctx context.Context, q *runtimeapi.StopPodSandboxRequest) (*runtimeapi.StopPodSandboxResponse, error) {
+	ctx, done, err := r.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	p, err := r.findPod(q.GetPodSandboxId())
 	if err != nil {
 		return &runtimeapi.StopPodSandboxResponse{}, nil
 	}
 	p.work.Lock()
 	defer p.work.Unlock()
-	if err := r.stopPod(ctx, p); err != nil {
+	if err := errors.Join(p.markStopped(), r.tearDown(ctx, p)); err != nil {
 		return nil, coded(fmt.Errorf("cannot stop sandbox %s: %w", p.ID, err))
 	}
 	return &runtimeapi.StopPodSandboxResponse{}, nil
 }
 
-func (r *Runtime) stopPod(ctx context.Context, p *pod) error {
+// markStopped comes before anything is taken from the sandbox: from then on
+// nothing new starts in it, and after a kill of ours nobody takes a sandbox
+// that is half gone for a good one.
+func (p *pod) markStopped() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.Stopped || p.removed {
+		return nil
+	}
+	p.Stopped = true
+	if !p.Made {
+		return nil // its record says already that it goes
+	}
+	return p.save(false)
+}
+
+// tearDown takes everything from a sandbox but its folder.
+func (r *Runtime) tearDown(ctx context.Context, p *pod) error {
 	for _, c := range r.containersOf(p.ID) {
 		if err := r.stop(ctx, c, 0); err != nil {
 			return err
 		}
 	}
-	if err := r.endHolder(ctx, p); err != nil {
-		return err
+	if p.options().GetPid() == runtimeapi.NamespaceMode_POD {
+		if err := r.endKept(ctx, p.holderID()); err != nil {
+			return err
+		}
 	}
 	if err := r.cfg.Network.Teardown(ctx, p.ID); err != nil {
 		return err
@@ -280,33 +323,27 @@ func (r *Runtime) stopPod(ctx context.Context, p *pod) error {
 	if err := linux.Detach(filepath.Join(p.dir, "shm")); err != nil {
 		return err
 	}
-	p.ns, p.Stopped = sandbox.Namespaces{}, true
-	return p.save(false)
+	p.ns = sandbox.Namespaces{}
+	return nil
 }
 
-func (r *Runtime) endHolder(ctx context.Context, p *pod) error {
-	if p.options().GetPid() != runtimeapi.NamespaceMode_POD {
-		return nil
-	}
-	ended := make(chan keeper.Exit, 1)
-	r.mu.Lock()
-	r.execs[p.holderID()] = ended
-	r.mu.Unlock()
-	err := r.cfg.Keeper.Signal(ctx, p.holderID(), 9)
-	switch {
-	case err == nil:
-		select {
-		case <-ended:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	case !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, keeper.ErrNotFound):
+// endKept kills what the keeper keeps under an ID, if anything, and forgets it.
+func (r *Runtime) endKept(ctx context.Context, id string) error {
+	k := r.cfg.Keeper
+	if err := k.Abort(ctx, id); err != nil {
 		return err
 	}
-	r.mu.Lock()
-	delete(r.execs, p.holderID())
-	r.mu.Unlock()
-	return r.cfg.Keeper.Forget(ctx, p.holderID())
+	err := k.Signal(ctx, id, int(unix.SIGKILL))
+	if err == nil || errors.Is(err, os.ErrProcessDone) {
+		_, err = k.Wait(ctx, id)
+	}
+	if errors.Is(err, keeper.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return k.Forget(ctx, id)
 }
 
 func (r *Runtime) containersOf(id string) (out []*container) {
@@ -322,6 +359,11 @@ func (r *Runtime) containersOf(id string) (out []*container) {
 
 // RemovePodSandbox removes a sandbox and all its containers.
 func (r *Runtime) RemovePodSandbox(ctx context.Context, q *runtimeapi.RemovePodSandboxRequest) (*runtimeapi.RemovePodSandboxResponse, error) {
+	ctx, done, err := r.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	p, err := r.findPod(q.GetPodSandboxId())
 	if err != nil {
 		return &runtimeapi.RemovePodSandboxResponse{}, nil
@@ -336,8 +378,11 @@ func (r *Runtime) RemovePodSandbox(ctx context.Context, q *runtimeapi.RemovePodS
 }
 
 func (r *Runtime) removePod(ctx context.Context, p *pod) error {
-	if err := r.stopPod(ctx, p); err != nil {
-		return err
+	marked := p.markStopped()
+	if err := r.tearDown(ctx, p); err != nil {
+		// On a full disk the mark is lost, which must not keep the sandbox
+		// from going and making room: it is told only if that fails too.
+		return errors.Join(marked, err)
 	}
 	for _, c := range r.containersOf(p.ID) {
 		if err := r.removeContainer(ctx, c); err != nil {
@@ -345,56 +390,23 @@ func (r *Runtime) removePod(ctx context.Context, p *pod) error {
 		}
 	}
 	if p.config.GetLinux().GetCgroupParent() == "" {
-		if err := r.removeCgroup(filepath.Join(r.cfg.CgroupRoot, p.ID)); err != nil {
+		if err := r.host.Cgroups.Remove(ctx, filepath.Join(r.cfg.CgroupRoot, p.ID)); err != nil {
 			return err
 		}
 	}
 	if err := os.RemoveAll(p.dir); err != nil {
 		return err
 	}
+	p.mu.Lock()
+	again := p.removed
+	p.removed = true
+	p.mu.Unlock()
+	if again {
+		return nil // its name may be another's by now
+	}
 	r.mu.Lock()
 	delete(r.sandboxes, p.ID)
 	r.mu.Unlock()
 	r.release(p.name())
-	return nil
-}
-
-// restorePods reads the sandboxes of before.
-func (r *Runtime) restorePods(ctx context.Context, rebooted bool) error {
-	dirs, err := filepath.Glob(filepath.Join(r.cfg.Dir, "sandboxes", "*"))
-	if err != nil {
-		return err
-	}
-	for _, dir := range dirs {
-		p := &pod{dir: dir, config: &runtimeapi.PodSandboxConfig{}}
-		b, err := os.ReadFile(filepath.Join(dir, "sandbox.json"))
-		if errors.Is(err, os.ErrNotExist) {
-			if err := os.RemoveAll(dir); err != nil {
-				return err
-			}
-			continue
-		}
-		if err == nil {
-			err = json.Unmarshal(b, &p.podRecord)
-		}
-		if err == nil {
-			err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(p.Config, p.config)
-		}
-		if err != nil {
-			return fmt.Errorf("cannot read %s/sandbox.json: %w", dir, err)
-		}
-		if p.ns, err = sandbox.Pinned(filepath.Join(dir, "ns")); err != nil {
-			return err
-		}
-		r.sandboxes[p.ID], r.names[p.name()] = p, p.ID
-		switch {
-		case !p.Made:
-			if err := r.removePod(ctx, p); err != nil {
-				return err
-			}
-		case rebooted:
-			p.Stopped = true
-		}
-	}
 	return nil
 }

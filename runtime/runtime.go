@@ -32,11 +32,12 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/image"
 	"github.com/peapod/peapod/keeper"
-	"github.com/peapod/peapod/linux"
 	"github.com/peapod/peapod/network"
 	"github.com/peapod/peapod/sandbox"
 )
@@ -79,9 +80,14 @@ type Runtime struct {
 	execs      map[string]chan keeper.Exit // exec ID -> its end
 	names      map[string]string           // reserved names -> ID
 
+	// life ends with Run, and with it every call under way.
+	life   context.Context
+	end    context.CancelFunc
+	closed bool           // guarded by mu
+	calls  sync.WaitGroup // calls under way, and the removal of ended containers
+
 	events  hub
 	streams *streamServer
-	tidy    sync.WaitGroup // background removal of ended containers
 }
 
 // New takes up what is on disk. Containers that live are known again, exits
@@ -100,6 +106,10 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 		cfg: cfg, host: host, sandboxes: map[string]*pod{}, containers: map[string]*container{},
 		execs: map[string]chan keeper.Exit{}, names: map[string]string{},
 	}
+	r.life, r.end = context.WithCancel(context.WithoutCancel(ctx))
+	if !host.CanRaiseLimits {
+		cfg.Log.Warn("without CAP_SYS_RESOURCE no container can have an oom_score_adj below ours: it is raised to that", "op", "oom", "least", host.OOMScoreAdj)
+	}
 	if err := r.restore(ctx); err != nil {
 		return nil, fmt.Errorf("cannot take up containers of before: %w", err)
 	}
@@ -111,11 +121,13 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 
 // Run follows the keeper's exits and serves streams until ctx ends. It returns
 // keeper.ErrGone when the keeper has died: launch another and call New again.
+// When it returns, no call is under way any more and none is admitted, so that
+// the next runtime on the same folder is alone with it.
 func (r *Runtime) Run(ctx context.Context) error {
 	stop := r.streams.serve(ctx)
 	defer stop()
-	defer r.tidy.Wait()
 	defer r.events.close()
+	defer r.close()
 	exits, err := r.cfg.Keeper.Events(ctx, 0)
 	if ctx.Err() != nil {
 		return nil
@@ -124,7 +136,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 		return fmt.Errorf("cannot follow containers: %w", err)
 	}
 	for e := range exits {
-		r.ended(ctx, e)
+		r.ended(e)
 	}
 	if ctx.Err() != nil {
 		return nil
@@ -132,43 +144,33 @@ func (r *Runtime) Run(ctx context.Context) error {
 	return fmt.Errorf("cannot follow containers: %w", keeper.ErrGone)
 }
 
-// ended takes in one exit from the keeper.
-func (r *Runtime) ended(ctx context.Context, e keeper.Exit) {
-	r.mu.Lock()
-	waiting := r.execs[e.ID]
-	delete(r.execs, e.ID)
-	c := r.containers[e.ID]
-	r.mu.Unlock()
-	if waiting != nil {
-		waiting <- e
-		return
-	}
-	if c == nil {
-		return
-	}
-	if c.finish(e, r.oomKilled(c)) {
-		r.cfg.Log.Info("container ended", "container", c.ID, "sandbox", c.SandboxID, "code", e.Code)
-		r.tidy.Go(func() { r.clean(context.WithoutCancel(ctx), c) })
-		r.publish(c, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
-	}
-}
-
-// clean removes what the OCI runtime keeps of an ended container, and kills
-// whatever it left behind in its cgroup.
-func (r *Runtime) clean(ctx context.Context, c *container) {
-	c.cleaning.Do(func() {
-		if err := r.launcher(c.Handler).Delete(ctx, c.ID, true); err != nil {
-			r.cfg.Log.Warn("cannot tidy up after container", "container", c.ID, "err", err)
-		}
-		close(c.cleaned)
-	})
-}
-
 func (r *Runtime) launcher(handler string) sandbox.Launcher {
 	if l := r.cfg.Launchers[handler]; l != nil {
 		return l
 	}
 	return r.cfg.Launchers[""]
+}
+
+// begin admits a call that changes something. Its context ends with Run.
+func (r *Runtime) begin(ctx context.Context) (context.Context, func(), error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, nil, status.Error(codes.Unavailable, "container runtime is going down")
+	}
+	r.calls.Add(1)
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(r.life, cancel)
+	return ctx, func() { stop(); cancel(); r.calls.Done() }, nil
+}
+
+// close ends the calls under way and waits for them.
+func (r *Runtime) close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.end()
+	r.calls.Wait()
 }
 
 // newID is as long as other runtimes' IDs: tools cut it to 13.
@@ -225,63 +227,6 @@ func byPrefix[T any](all map[string]*T, id, what string) (found *T, err error) {
 		return nil, notFound("%s %q", what, id)
 	}
 	return found, nil
-}
-
-// restore reads the records, and sets them against this boot and the keeper.
-func (r *Runtime) restore(ctx context.Context) error {
-	boot, err := linux.BootID()
-	if err != nil {
-		return err
-	}
-	was, err := os.ReadFile(filepath.Join(r.cfg.Dir, "boot"))
-	rebooted := err == nil && string(was) != boot
-	states, err := r.cfg.Keeper.List(ctx)
-	if err != nil {
-		return err
-	}
-	kept := map[string]keeper.State{}
-	for _, s := range states {
-		kept[s.ID] = s
-	}
-	if err := r.restorePods(ctx, rebooted); err != nil {
-		return err
-	}
-	if err := r.restoreContainers(ctx, kept, rebooted); err != nil {
-		return err
-	}
-	if err := r.forgetStrangers(ctx, kept); err != nil {
-		return err
-	}
-	live := map[string]bool{}
-	for id, p := range r.sandboxes {
-		if p.ready() {
-			live[id] = true
-		}
-	}
-	if err := r.cfg.Network.Keep(ctx, live); err != nil {
-		return err
-	}
-	return linux.WriteFile(filepath.Join(r.cfg.Dir, "boot"), []byte(boot), 0o600)
-}
-
-// forgetStrangers ends what the keeper keeps and nobody here knows: exec
-// sessions of a client that is gone, and containers whose record was never
-// finished.
-func (r *Runtime) forgetStrangers(ctx context.Context, kept map[string]keeper.State) error {
-	for id, s := range kept {
-		if r.containers[id] != nil || r.isHolder(id) {
-			continue
-		}
-		if s.Running && !s.Starting {
-			if err := r.cfg.Keeper.Signal(ctx, id, 9); err != nil && !errors.Is(err, os.ErrProcessDone) {
-				return err
-			}
-		}
-		if err := r.cfg.Keeper.Forget(ctx, id); err != nil && !errors.Is(err, keeper.ErrBusy) {
-			return err
-		}
-	}
-	return nil
 }
 
 // Down stops and removes everything this runtime has made.

@@ -65,7 +65,7 @@ func newBench(t testing.TB) *bench {
 		if err := k.Stop(context.Background(), true); err != nil {
 			t.Error(err)
 		}
-		if err := b.removeCgroup("/peapod-rt"); err != nil {
+		if err := b.host.Cgroups.Remove(context.Background(), "/peapod-rt"); err != nil {
 			t.Error(err)
 		}
 		mounts, err := linux.MountsBelow(dir)

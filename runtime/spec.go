@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	continuity "github.com/containerd/continuity/fs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -19,7 +20,11 @@ import (
 
 // spec gathers what the container's OCI specification is made from.
 func (r *Runtime) spec(p *pod, c *container) (*specs.Spec, error) {
-	mounts, err := sandbox.PrepareMounts(slices.Concat(c.config.GetMounts(), c.imageVolumes()))
+	volumes, err := c.imageVolumes()
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := sandbox.PrepareMounts(slices.Concat(c.config.GetMounts(), volumes))
 	if err != nil {
 		return nil, err
 	}
@@ -33,6 +38,7 @@ func (r *Runtime) spec(p *pod, c *container) (*specs.Spec, error) {
 		ID: c.ID, SandboxID: p.ID, Sandbox: p.config, Container: c.config, Image: c.Image, User: user, Rootfs: c.rootfs(),
 		Namespaces: p.ns, Hostname: p.hostname(), Shm: p.shm(), CgroupsPath: c.Cgroup, Host: r.host,
 		ExtraMounts: []*runtimeapi.Mount{
+			{ContainerPath: "/etc/hosts", HostPath: filepath.Join(p.dir, "hosts"), Readonly: sec.GetReadonlyRootfs()},
 			{ContainerPath: "/etc/resolv.conf", HostPath: filepath.Join(p.dir, "resolv.conf"), Readonly: sec.GetReadonlyRootfs()},
 			{ContainerPath: "/etc/hostname", HostPath: filepath.Join(p.dir, "hostname"), Readonly: sec.GetReadonlyRootfs()},
 		},
@@ -48,21 +54,26 @@ func (r *Runtime) spec(p *pod, c *container) (*specs.Spec, error) {
 	if in.Seccomp, err = sandbox.LoadSeccomp(sec.GetSeccomp()); err != nil {
 		return nil, err
 	}
-	if err := r.targetPID(sec, &in.Namespaces); err != nil {
+	if err := r.targetPID(c, &in.Namespaces); err != nil {
 		return nil, err
 	}
 	return sandbox.Spec(in)
 }
 
-// targetPID shares the PID namespace of another container, for debugging.
-func (r *Runtime) targetPID(sec *runtimeapi.LinuxContainerSecurityContext, ns *sandbox.Namespaces) error {
-	o := sec.GetNamespaceOptions()
+// targetPID shares the PID namespace of another container, for debugging. It
+// is pinned, so that a pid that was given to another process meanwhile leads
+// nowhere else.
+func (r *Runtime) targetPID(c *container, ns *sandbox.Namespaces) error {
+	o := c.config.GetLinux().GetSecurityContext().GetNamespaceOptions()
 	if o.GetPid() != runtimeapi.NamespaceMode_TARGET {
 		return nil
 	}
 	target, err := r.findContainer(o.GetTargetId())
 	if err != nil {
 		return err
+	}
+	if target.SandboxID != c.SandboxID {
+		return invalidArgument("container %s, whose PID namespace shall be shared, is of another sandbox", target.ID)
 	}
 	b, err := os.ReadFile(filepath.Join(target.dir, "pid"))
 	if err != nil {
@@ -72,23 +83,50 @@ func (r *Runtime) targetPID(sec *runtimeapi.LinuxContainerSecurityContext, ns *s
 	if err != nil {
 		return fmt.Errorf("cannot find process of container %s: %w", target.ID, err)
 	}
-	ns.PID = fmt.Sprintf("/proc/%d/ns/pid", pid)
+	if ns.PID, err = sandbox.PinPID(c.namespaces(), pid); err != nil {
+		return fmt.Errorf("cannot join container %s: %w", target.ID, err)
+	}
+	// Looked at after the pin: while it runs, its pid is its own.
+	if target.state() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return failed("container %s is not running", target.ID)
+	}
 	return nil
 }
 
 // imageVolumes are folders for the volumes an image declares where nothing
-// else is mounted.
-func (c *container) imageVolumes() (out []*runtimeapi.Mount) {
+// else is mounted. They begin with what the image has there, and go with the
+// container.
+func (c *container) imageVolumes() (out []*runtimeapi.Mount, err error) {
 	for path := range c.Image.Volumes {
 		taken := slices.ContainsFunc(c.config.GetMounts(), func(m *runtimeapi.Mount) bool {
 			return filepath.Clean(m.GetContainerPath()) == filepath.Clean(path)
 		})
-		if !taken {
-			out = append(out, &runtimeapi.Mount{ContainerPath: path, HostPath: filepath.Join(c.dir, "volumes", strings.ReplaceAll(filepath.Clean(path), "/", "_"))})
+		if taken {
+			continue
 		}
+		dir := filepath.Join(c.dir, "volumes", strings.ReplaceAll(filepath.Clean("/"+path), "/", "_"))
+		if err := c.fillVolume(dir, path); err != nil {
+			return nil, fmt.Errorf("cannot make volume %s of the image: %w", path, err)
+		}
+		out = append(out, &runtimeapi.Mount{ContainerPath: path, HostPath: dir})
 	}
 	slices.SortFunc(out, func(a, b *runtimeapi.Mount) int { return strings.Compare(a.ContainerPath, b.ContainerPath) })
-	return out
+	return out, nil
+}
+
+func (c *container) fillVolume(dir, path string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	// No link in the image leads out of it, and nobody else writes there yet.
+	from, err := continuity.RootPath(c.rootfs(), path)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(from); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return continuity.CopyDir(dir, from)
 }
 
 // oomKilled asks the cgroup whether the kernel killed for lack of memory.
@@ -107,14 +145,4 @@ func (r *Runtime) oomKilled(c *container) bool {
 		}
 	}
 	return false
-}
-
-// removeCgroup removes an empty cgroup in every hierarchy.
-func (r *Runtime) removeCgroup(path string) error {
-	for _, root := range r.host.Cgroups.Roots() {
-		if err := os.Remove(filepath.Join(root, path)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("cannot remove cgroup %s: %w", path, err)
-		}
-	}
-	return nil
 }

@@ -116,7 +116,7 @@ func (c *container) status() *runtimeapi.ContainerStatus {
 // reason is why a container ended, in the words kubelets know.
 func (c *container) reason() (reason, message string) {
 	switch {
-	case c.oom:
+	case c.OOMKilled:
 		return "OOMKilled", ""
 	case c.exit.Unknown != "":
 		return "Unknown", c.exit.Unknown

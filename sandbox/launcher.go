@@ -228,6 +228,19 @@ func WriteBundle(dir string, s *specs.Spec) error {
 	return writeJSON(filepath.Join(dir, "config.json"), s)
 }
 
+// ReadBundle reads the config.json of dir.
+func ReadBundle(dir string) (*specs.Spec, error) {
+	var s specs.Spec
+	b, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err == nil {
+		err = json.Unmarshal(b, &s)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", filepath.Join(dir, "config.json"), err)
+	}
+	return &s, nil
+}
+
 // writeJSON need not be atomic: nobody reads the file before we start who does.
 func writeJSON(file string, v any) error {
 	b, err := json.Marshal(v)
