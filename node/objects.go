@@ -9,6 +9,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -166,7 +167,8 @@ func (o *objects) ConfigMap(ctx context.Context, namespace, name string) (*corev
 	if c, ok := cached[corev1.ConfigMap](o, objectKey{"configmaps", namespace, name}); ok {
 		return c, nil
 	}
-	return o.client.CoreV1().ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
+	c, err := o.client.CoreV1().ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
+	return c, missing(err, "configmap", name)
 }
 
 // Secret reads a Secret.
@@ -174,7 +176,17 @@ func (o *objects) Secret(ctx context.Context, namespace, name string) (*corev1.S
 	if s, ok := cached[corev1.Secret](o, objectKey{"secrets", namespace, name}); ok {
 		return s, nil
 	}
-	return o.client.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
+	s, err := o.client.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
+	return s, missing(err, "secret", name)
+}
+
+// missing says what is not there in the node's words, not the API server's:
+// events have the kind in the singular.
+func missing(err error, kind, name string) error {
+	if apierrors.IsNotFound(err) {
+		return apierrors.NewNotFound(corev1.Resource(kind), name)
+	}
+	return err
 }
 
 // Token asks for a service account token.
