@@ -6,16 +6,17 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/component-helpers/auth/rbac/validation"
 	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/auth"
@@ -83,27 +84,39 @@ func (b bootstrap) priorities() error {
 	return nil
 }
 
-// roles creates the default roles and bindings, and updates those that say
-// they may be updated.
+// roles creates the default roles and bindings, and adds what is missing to
+// those that say they may be updated. What a user added stays.
 func (b bootstrap) roles() error {
 	for _, want := range auth.ClusterRoles() {
 		have, err := b.server.rbac.ClusterRoles.Get(want.Name)
 		switch {
 		case apierrors.IsNotFound(err):
 			_, err = b.client.RbacV1().ClusterRoles().Create(b.ctx, &want, metav1.CreateOptions{})
-		case err == nil && have.Annotations["rbac.authorization.kubernetes.io/autoupdate"] == "true" && have.AggregationRule == nil && !equality.Semantic.DeepEqual(have.Rules, want.Rules):
-			want.ResourceVersion = have.ResourceVersion
-			_, err = b.client.RbacV1().ClusterRoles().Update(b.ctx, &want, metav1.UpdateOptions{})
+		case err == nil && auth.AutoUpdated(have):
+			if covered, missing := validation.Covers(have.Rules, want.Rules); !covered {
+				have = have.DeepCopy()
+				have.Rules = append(have.Rules, missing...)
+				_, err = b.client.RbacV1().ClusterRoles().Update(b.ctx, have, metav1.UpdateOptions{})
+			}
 		}
 		if err != nil && !apierrors.IsAlreadyExists(err) {
 			return err
 		}
 	}
 	for _, want := range auth.ClusterRoleBindings() {
-		if _, err := b.server.rbac.ClusterRoleBindings.Get(want.Name); err == nil {
-			continue
+		have, err := b.server.rbac.ClusterRoleBindings.Get(want.Name)
+		switch {
+		case apierrors.IsNotFound(err):
+			_, err = b.client.RbacV1().ClusterRoleBindings().Create(b.ctx, &want, metav1.CreateOptions{})
+		case err == nil && auth.AutoUpdated(have):
+			have = have.DeepCopy()
+			for _, s := range want.Subjects {
+				if !slices.Contains(have.Subjects, s) {
+					have.Subjects = append(have.Subjects, s)
+				}
+			}
+			_, err = b.client.RbacV1().ClusterRoleBindings().Update(b.ctx, have, metav1.UpdateOptions{})
 		}
-		_, err := b.client.RbacV1().ClusterRoleBindings().Create(b.ctx, &want, metav1.CreateOptions{})
 		if err != nil && !apierrors.IsAlreadyExists(err) {
 			return err
 		}

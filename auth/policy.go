@@ -3,6 +3,8 @@
 package auth
 
 import (
+	"strings"
+
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -21,8 +23,14 @@ var (
 	allVerbs   = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 )
 
-func on(group string, verbs []string, resources ...string) rbacv1.PolicyRule {
-	return rbacv1.PolicyRule{APIGroups: []string{group}, Verbs: verbs, Resources: resources}
+// AutoUpdated says whether a role or binding may be put right at a start: its
+// annotation is the user's switch.
+func AutoUpdated(o metav1.Object) bool { return o.GetAnnotations()[autoupdate] == "true" }
+
+// on is a rule for resources of groups, which are separated by commas; "" is
+// the core group.
+func on(groups string, verbs []string, resources ...string) rbacv1.PolicyRule {
+	return rbacv1.PolicyRule{APIGroups: strings.Split(groups, ","), Verbs: verbs, Resources: resources}
 }
 
 func paths(urls ...string) rbacv1.PolicyRule {
@@ -46,23 +54,44 @@ func aggregated(name, into string, rules ...rbacv1.PolicyRule) rbacv1.ClusterRol
 // next smaller one.
 func userFacing() []rbacv1.ClusterRole {
 	view := []rbacv1.PolicyRule{
-		on("", readVerbs, "bindings", "configmaps", "endpoints", "events", "limitranges", "namespaces", "namespaces/status", "persistentvolumeclaims",
-			"persistentvolumeclaims/status", "pods", "pods/log", "pods/status", "replicationcontrollers", "replicationcontrollers/scale",
-			"replicationcontrollers/status", "resourcequotas", "resourcequotas/status", "serviceaccounts", "services", "services/status"),
-		on("apps", readVerbs, "controllerrevisions", "daemonsets", "daemonsets/status", "deployments", "deployments/scale", "deployments/status",
-			"replicasets", "replicasets/scale", "replicasets/status", "statefulsets", "statefulsets/scale", "statefulsets/status"),
+		on("", readVerbs, "configmaps", "endpoints", "persistentvolumeclaims", "persistentvolumeclaims/status", "pods",
+			"replicationcontrollers", "replicationcontrollers/scale", "serviceaccounts", "services", "services/status"),
+		on("", readVerbs, "bindings", "limitranges", "namespaces/status", "pods/log", "pods/status", "replicationcontrollers/status",
+			"resourcequotas", "resourcequotas/status"),
+		on("", readVerbs, "namespaces"),
+		on(",events.k8s.io", readVerbs, "events"),
 		on("discovery.k8s.io", readVerbs, "endpointslices"),
+		on("apps", readVerbs, "controllerrevisions", "daemonsets", "daemonsets/status", "deployments", "deployments/scale",
+			"deployments/status", "replicasets", "replicasets/scale", "replicasets/status", "statefulsets", "statefulsets/scale",
+			"statefulsets/status"),
+		on("autoscaling", readVerbs, "horizontalpodautoscalers", "horizontalpodautoscalers/status"),
+		on("batch", readVerbs, "cronjobs", "cronjobs/status", "jobs", "jobs/status"),
+		on("extensions", readVerbs, "daemonsets", "daemonsets/status", "deployments", "deployments/scale", "deployments/status",
+			"ingresses", "ingresses/status", "networkpolicies", "replicasets", "replicasets/scale", "replicasets/status",
+			"replicationcontrollers/scale"),
 		on("policy", readVerbs, "poddisruptionbudgets", "poddisruptionbudgets/status"),
+		on("networking.k8s.io", readVerbs, "ingresses", "ingresses/status", "networkpolicies"),
+		on("resource.k8s.io", readVerbs, "resourceclaims", "resourceclaims/status", "resourceclaimtemplates"),
 	}
 	edit := []rbacv1.PolicyRule{
 		on("", readVerbs, "pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"),
 		on("", []string{"impersonate"}, "serviceaccounts"),
-		on("", []string{"create"}, "pods/eviction", "serviceaccounts/token"),
-		on("", writeVerbs, "configmaps", "events", "persistentvolumeclaims", "pods", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy",
-			"replicationcontrollers", "replicationcontrollers/scale", "secrets", "serviceaccounts", "services", "services/proxy"),
-		on("apps", writeVerbs, "daemonsets", "deployments", "deployments/rollback", "deployments/scale", "replicasets", "replicasets/scale", "statefulsets", "statefulsets/scale"),
+		on("", writeVerbs, "pods", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy"),
+		on("", []string{"create"}, "pods/eviction"),
+		on("", writeVerbs, "configmaps", "persistentvolumeclaims", "replicationcontrollers", "replicationcontrollers/scale", "secrets",
+			"serviceaccounts", "services", "services/proxy"),
+		on("", []string{"create"}, "serviceaccounts/token"),
+		on(",events.k8s.io", writeVerbs, "events"),
+		on("apps", writeVerbs, "daemonsets", "deployments", "deployments/rollback", "deployments/scale", "replicasets",
+			"replicasets/scale", "statefulsets", "statefulsets/scale"),
+		on("autoscaling", writeVerbs, "horizontalpodautoscalers"),
+		on("batch", writeVerbs, "cronjobs", "jobs"),
+		on("extensions", writeVerbs, "daemonsets", "deployments", "deployments/rollback", "deployments/scale", "ingresses",
+			"networkpolicies", "replicasets", "replicasets/scale", "replicationcontrollers/scale"),
 		on("policy", writeVerbs, "poddisruptionbudgets"),
+		on("networking.k8s.io", writeVerbs, "ingresses", "networkpolicies"),
 		on("coordination.k8s.io", allVerbs, "leases"),
+		on("resource.k8s.io", writeVerbs, "resourceclaims", "resourceclaimtemplates"),
 	}
 	admin := []rbacv1.PolicyRule{
 		on("authorization.k8s.io", []string{"create"}, "localsubjectaccessreviews"),
@@ -94,21 +123,29 @@ func concat(lists ...[]rbacv1.PolicyRule) (out []rbacv1.PolicyRule) {
 
 // ClusterRoles are the roles every cluster has.
 func ClusterRoles() []rbacv1.ClusterRole {
-	health := []string{"/healthz", "/livez", "/readyz", "/version", "/version/"}
 	roles := []rbacv1.ClusterRole{
 		clusterRole("cluster-admin", on("*", []string{"*"}, "*"), rbacv1.PolicyRule{Verbs: []string{"*"}, NonResourceURLs: []string{"*"}}),
-		clusterRole("system:discovery", paths(append([]string{"/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*"}, health...)...)),
-		clusterRole("system:public-info-viewer", paths(health...)),
+		clusterRole("system:discovery", paths("/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/")),
+		clusterRole("system:public-info-viewer", paths("/healthz", "/livez", "/readyz", "/version", "/version/")),
 		clusterRole("system:basic-user",
 			on("authorization.k8s.io", []string{"create"}, "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
 			on("authentication.k8s.io", []string{"create"}, "selfsubjectreviews")),
 		clusterRole("system:service-account-issuer-discovery", paths("/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/")),
-		clusterRole("system:monitoring", paths("/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/slis", "/readyz", "/readyz/*")),
+		clusterRole("system:monitoring",
+			paths("/flagz", "/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/slis", "/readyz", "/readyz/*", "/statusz"),
+			on("", []string{"get"}, "nodes/metrics")),
 		clusterRole("system:auth-delegator",
 			on("authentication.k8s.io", []string{"create"}, "tokenreviews"), on("authorization.k8s.io", []string{"create"}, "subjectaccessreviews")),
 		clusterRole("system:kubelet-api-admin",
-			on("", []string{"get", "list", "watch", "proxy"}, "nodes"),
-			on("", []string{"*"}, "nodes/log", "nodes/metrics", "nodes/proxy", "nodes/stats", "nodes/healthz", "nodes/pods", "nodes/configz", "nodes/checkpoint")),
+			on("", readVerbs, "nodes"), on("", []string{"proxy"}, "nodes"),
+			on("", []string{"*"}, "nodes/log", "nodes/metrics", "nodes/proxy", "nodes/stats"),
+			on("", []string{"*"}, "nodes/configz", "nodes/healthz", "nodes/pods")),
+		clusterRole("system:node-proxier",
+			on("", []string{"list", "watch"}, "endpoints", "services"),
+			on("", readVerbs, "nodes"),
+			on(",events.k8s.io", []string{"create", "patch", "update"}, "events"),
+			on("networking.k8s.io", []string{"list", "watch"}, "servicecidrs"),
+			on("discovery.k8s.io", []string{"list", "watch"}, "endpointslices")),
 		clusterRole("system:node", nodeRules()...),
 	}
 	return append(roles, userFacing()...)
@@ -120,17 +157,31 @@ func nodeRules() []rbacv1.PolicyRule {
 	return []rbacv1.PolicyRule{
 		on("authentication.k8s.io", []string{"create"}, "tokenreviews"),
 		on("authorization.k8s.io", []string{"create"}, "localsubjectaccessreviews", "subjectaccessreviews"),
+		on("", readVerbs, "services"),
 		on("", []string{"create", "get", "list", "watch"}, "nodes"),
 		on("", []string{"patch", "update"}, "nodes/status"),
 		on("", []string{"patch", "update"}, "nodes"),
-		on("", []string{"create", "patch", "update"}, "events"),
-		on("", []string{"get", "list", "watch"}, "pods", "services"),
+		on(",events.k8s.io", []string{"create", "patch", "update"}, "events"),
+		on("", readVerbs, "pods"),
 		on("", []string{"create", "delete"}, "pods"),
 		on("", []string{"patch", "update"}, "pods/status"),
-		on("", []string{"create"}, "pods/eviction", "serviceaccounts/token"),
+		on("", []string{"create"}, "pods/eviction"),
 		on("", readVerbs, "configmaps", "secrets"),
+		on("", []string{"get"}, "persistentvolumeclaims", "persistentvolumes"),
+		on("", []string{"get"}, "endpoints"),
+		on("certificates.k8s.io", []string{"create", "get", "list", "watch"}, "certificatesigningrequests"),
 		on("coordination.k8s.io", []string{"create", "delete", "get", "patch", "update"}, "leases"),
+		on("storage.k8s.io", []string{"get"}, "volumeattachments"),
+		on("", []string{"create"}, "serviceaccounts/token"),
+		on("", []string{"get", "patch", "update"}, "persistentvolumeclaims/status"),
+		on("storage.k8s.io", readVerbs, "csidrivers"),
+		on("storage.k8s.io", []string{"create", "delete", "get", "patch", "update"}, "csinodes"),
 		on("node.k8s.io", readVerbs, "runtimeclasses"),
+		on("resource.k8s.io", []string{"get"}, "resourceclaims"),
+		on("resource.k8s.io", []string{"deletecollection"}, "resourceslices"),
+		on("certificates.k8s.io", readVerbs, "clustertrustbundles"),
+		on("", []string{"get"}, "serviceaccounts"),
+		on("certificates.k8s.io", []string{"create", "get", "list", "watch"}, "podcertificaterequests"),
 	}
 }
 
@@ -151,6 +202,7 @@ func ClusterRoleBindings() []rbacv1.ClusterRoleBinding {
 		bind("system:basic-user", "system:basic-user", "system:authenticated"),
 		bind("system:discovery", "system:discovery", "system:authenticated"),
 		bind("system:monitoring", "system:monitoring", "system:monitoring"),
+		bind("system:node", "system:node"), // nobody: nodes get their rights by name
 		bind("system:public-info-viewer", "system:public-info-viewer", "system:authenticated", "system:unauthenticated"),
 		bind("system:service-account-issuer-discovery", "system:service-account-issuer-discovery", "system:serviceaccounts"),
 	}
