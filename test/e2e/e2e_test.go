@@ -9,7 +9,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,25 +20,38 @@ import (
 	"testing"
 	"time"
 
+	ispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	toolswatch "k8s.io/client-go/tools/watch"
+
+	"github.com/peapod/peapod/test/imagefile"
 )
 
 // patience is how long a test waits for anything before it says what it saw.
 const patience = 60 * time.Second
 
-// cluster is the one node that the tests share.
+// image is the examples' own; witnessImage has the program of the same name.
+const (
+	image        = "peapod.dev/examples:1"
+	witnessImage = "peapod.dev/witness:1"
+)
+
+// cluster is one node: a data folder with a program on it.
 type cluster struct {
 	dir, bin, kubectl string
+	flags             []string
 	process           *exec.Cmd
 	log               *os.File
 	client            kubernetes.Interface
+	config            *rest.Config
 }
 
+// c is the node that the tests share.
 var c *cluster
 
 func TestMain(m *testing.M) {
@@ -49,35 +64,21 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) (code int, err error) {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		return 1, err
-	}
 	// Short: sockets lie below it.
 	dir, err := os.MkdirTemp("", "pea")
 	if err != nil {
 		return 1, err
 	}
-	c = &cluster{dir: dir, bin: filepath.Join(root, "bin"), kubectl: filepath.Join(root, "bin/stock/kubectl")}
-	for _, f := range []string{"peapod", "peapod-keeper", "stock/kubectl"} {
-		if _, err := os.Stat(filepath.Join(c.bin, f)); err != nil {
-			return 1, fmt.Errorf("%w (run the tests with `make test`)", err)
-		}
+	if c, err = newCluster(dir, "--listen", "127.0.0.1:17443", "--node-listen", ":17250", "--node-name", "n1", "--pod-cidr", "10.201.0.0/20", "--service-cidr", "10.202.0.0/16"); err != nil {
+		return 1, err
 	}
 	defer func() {
-		c.stop(syscall.SIGTERM)
-		out, downErr := exec.Command(filepath.Join(c.bin, "peapod"), "down", "--data-dir", c.dir, "--purge", "--grace=1s").CombinedOutput()
-		if downErr != nil {
-			err, code = fmt.Errorf("peapod down: %w\n%s", downErr, out), 1
+		if downErr := c.down(); downErr != nil {
+			err, code = downErr, 1
 		}
 	}()
-	image := filepath.Join(dir, "examples.tar")
-	pack := exec.Command(filepath.Join(root, "scripts/examples-image"), image)
-	if out, err := pack.CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("cannot pack the image: %w\n%s", err, out)
-	}
-	if out, err := c.peapod("image", "import", image); err != nil {
-		return 1, fmt.Errorf("cannot import the image: %w\n%s", err, out)
+	if err := c.importImages(); err != nil {
+		return 1, err
 	}
 	if err := c.start(); err != nil {
 		return 1, err
@@ -85,8 +86,64 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
+func newCluster(dir string, flags ...string) (*cluster, error) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		return nil, err
+	}
+	x := &cluster{dir: dir, bin: filepath.Join(root, "bin"), kubectl: filepath.Join(root, "bin/stock/kubectl"), flags: flags}
+	for _, f := range []string{"peapod", "peapod-keeper", "stock/kubectl"} {
+		if _, err := os.Stat(filepath.Join(x.bin, f)); err != nil {
+			return nil, fmt.Errorf("%w (run the tests with `make test`)", err)
+		}
+	}
+	return x, nil
+}
+
+// importImages packs the images of the examples and of the tests.
+func (c *cluster) importImages() error {
+	examples, witness := filepath.Join(c.dir, "examples.tar"), filepath.Join(c.dir, "witness.tar")
+	pack := exec.Command(filepath.Join(c.bin, "../scripts/examples-image"), examples)
+	if out, err := pack.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot pack the image: %w\n%s", err, out)
+	}
+	program := filepath.Join(c.dir, "witness")
+	if out, err := exec.Command("go", "build", "-o", program, "./witness").CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot build witness: %w\n%s", err, out)
+	}
+	if err := packImage(witness, witnessImage, ispecs.ImageConfig{Cmd: []string{"sleep", "1000"}}, map[string]string{"/bin/witness": program}); err != nil {
+		return err
+	}
+	if out, err := c.peapod("image", "import", examples, witness); err != nil {
+		return fmt.Errorf("cannot import the images: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// packImage writes an image around busybox.
+func packImage(file, ref string, config ispecs.ImageConfig, programs map[string]string) error {
+	entries, err := imagefile.Busybox("/bin/busybox")
+	if err != nil {
+		return err
+	}
+	for inside, outside := range programs {
+		e, err := imagefile.File(inside, outside)
+		if err != nil {
+			return err
+		}
+		entries = append(entries, e)
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	return errors.Join(imagefile.Write(f, imagefile.Image{Ref: ref, Entries: entries, Config: config}), f.Close())
+}
+
 func (c *cluster) peapod(args ...string) (string, error) {
-	cmd := exec.Command(filepath.Join(c.bin, "peapod"), args...)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, "peapod"), args...)
 	cmd.Env = append(os.Environ(), "PEAPOD_DATA_DIR="+c.dir)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
@@ -99,7 +156,7 @@ func (c *cluster) start() error {
 		return err
 	}
 	c.log = log
-	c.process = exec.Command(filepath.Join(c.bin, "peapod"), "up", "--data-dir", c.dir, "--listen", "127.0.0.1:17443", "--node-listen", ":17250", "-v=1", "--node-name", "n1", "--pod-cidr", "10.201.0.0/20", "--service-cidr", "10.202.0.0/16")
+	c.process = exec.Command(filepath.Join(c.bin, "peapod"), append([]string{"up", "--data-dir", c.dir, "-v=1"}, c.flags...)...)
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -116,16 +173,16 @@ func (c *cluster) start() error {
 	}
 	n, err := r.Read(line)
 	if err != nil || !strings.Contains(string(line[:n]), "is Ready") {
+		_ = c.process.Process.Kill()
 		c.process.Wait()
 		tail, _ := os.ReadFile(log.Name())
-		return fmt.Errorf("peapod up did not become Ready: %q, %w\n%s", line[:n], err, tail)
+		return fmt.Errorf("peapod up did not become Ready: %q, %w\n%s", line[:n], err, tail[max(0, len(tail)-4000):])
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig())
-	if err != nil {
+	if c.config, err = clientcmd.BuildConfigFromFlags("", c.kubeconfig()); err != nil {
 		return err
 	}
-	config.QPS = -1
-	c.client, err = kubernetes.NewForConfig(config)
+	c.config.QPS = -1
+	c.client, err = kubernetes.NewForConfig(c.config)
 	return err
 }
 
@@ -142,6 +199,28 @@ func (c *cluster) stop(sig syscall.Signal) {
 	c.log.Close()
 }
 
+// down ends everything; that nothing is left is part of every test run.
+func (c *cluster) down() error {
+	c.stop(syscall.SIGTERM)
+	if out, err := c.peapod("down", "--data-dir", c.dir, "--purge", "--grace=1s"); err != nil {
+		return fmt.Errorf("peapod down: %w\n%s", err, out)
+	}
+	if left := belongings(c.dir, ""); len(left) > 0 {
+		return fmt.Errorf("peapod down --purge left:\n%s", strings.Join(left, "\n"))
+	}
+	if _, err := os.Stat(c.dir); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("peapod down --purge left the data folder: %v", err)
+	}
+	return nil
+}
+
+// command is the stock kubectl, not started.
+func (c *cluster) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, c.kubectl, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.kubeconfig(), "HOME="+c.dir)
+	return cmd
+}
+
 // kubectl runs the stock kubectl; its output is that of both streams.
 func kubectl(t *testing.T, args ...string) (string, error) {
 	t.Helper()
@@ -152,8 +231,7 @@ func kubectlIn(t *testing.T, stdin string, args ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, c.kubectl, args...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.kubeconfig())
+	cmd := c.command(ctx, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -196,8 +274,7 @@ func removeLater(t *testing.T, what ...string) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		cmd := exec.CommandContext(ctx, c.kubectl, append([]string{"delete", "--ignore-not-found", "--now"}, what...)...)
-		cmd.Env = append(os.Environ(), "KUBECONFIG="+c.kubeconfig())
+		cmd := c.command(ctx, append([]string{"delete", "--ignore-not-found", "--now"}, what...)...)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("cannot remove %v: %v\n%s", what, err, out)
 		}
