@@ -34,24 +34,30 @@ func page(ip string) string {
 
 // TestExamples: S30, S43-S48. Each manifest of examples/ does what it says.
 func TestExamples(t *testing.T) {
+	t.Parallel()
 	t.Run("puller-and-web", func(t *testing.T) {
+		t.Parallel()
 		example(t, "puller-and-web.yaml")
 		ip := await(t, "puller-and-web", "is ready", ready).Status.PodIP
 		first := page(ip)
 		eventually(t, "the page changes", func() bool { return page(ip) != first })
 	})
 	t.Run("stack", func(t *testing.T) {
+		t.Parallel()
 		example(t, "stack.yaml")
-		if got := page(await(t, "stack", "is ready", ready).Status.PodIP); got != "42" {
+		ip := await(t, "stack", "is ready", ready).Status.PodIP
+		if got := page(ip); got != "42" {
 			t.Errorf("the page is %q", got)
 		}
 	})
 	t.Run("loader", func(t *testing.T) {
+		t.Parallel()
 		example(t, "loader.yaml")
 		ip := await(t, "loader", "is ready", ready).Status.PodIP
 		eventually(t, "the page is there", func() bool { return page(ip) == "loaded" })
 	})
 	t.Run("backup", func(t *testing.T) {
+		t.Parallel()
 		example(t, "backup.yaml")
 		await(t, "backup", "is done although its sidecar is not", phase(corev1.PodSucceeded))
 		if got := must(t, "logs", "backup", "-c", "app"); !strings.Contains(got, "line 1") {
@@ -59,6 +65,7 @@ func TestExamples(t *testing.T) {
 		}
 	})
 	t.Run("watcher", func(t *testing.T) {
+		t.Parallel()
 		example(t, "watcher.yaml")
 		await(t, "watcher", "is ready", ready)
 		eventually(t, "the tailer sees", func() bool {
@@ -70,6 +77,7 @@ func TestExamples(t *testing.T) {
 		}
 	})
 	t.Run("proxy", func(t *testing.T) {
+		t.Parallel()
 		example(t, "proxy.yaml")
 		await(t, "proxy", "is done", phase(corev1.PodSucceeded))
 		if got := must(t, "logs", "proxy", "-c", "app"); strings.TrimSpace(got) != "proxied" {
@@ -77,6 +85,7 @@ func TestExamples(t *testing.T) {
 		}
 	})
 	t.Run("controller", func(t *testing.T) {
+		t.Parallel()
 		example(t, "controller.yaml")
 		await(t, "controller", "is done", phase(corev1.PodSucceeded))
 		if got := must(t, "logs", "controller"); !strings.Contains(got, "pod controller") {

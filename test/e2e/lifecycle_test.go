@@ -15,6 +15,7 @@ import (
 
 // TestRestartPolicies: S25, S53. Exit codes and policies make the phase.
 func TestRestartPolicies(t *testing.T) {
+	t.Parallel()
 	for _, x := range []struct {
 		policy string
 		code   int
@@ -40,6 +41,7 @@ func TestRestartPolicies(t *testing.T) {
 
 // TestInitContainers: S37, K7. In order, before the main ones, from a volume.
 func TestInitContainers(t *testing.T) {
+	t.Parallel()
 	apply(t, "init", `
 		terminationGracePeriodSeconds: 1
 		volumes: [{name: d, emptyDir: {}}]
@@ -57,6 +59,7 @@ func TestInitContainers(t *testing.T) {
 
 // TestMissingSecret: S37. The Pod waits, says why, and goes on by itself.
 func TestMissingSecret(t *testing.T) {
+	t.Parallel()
 	removeLater(t, "secret/late")
 	apply(t, "waits", `
 		terminationGracePeriodSeconds: 1
@@ -83,6 +86,7 @@ func TestMissingSecret(t *testing.T) {
 
 // TestEnvironment: K15. Values, references, expansion, service variables.
 func TestEnvironment(t *testing.T) {
+	t.Parallel()
 	must(t, "create", "configmap", "settings", "--from-literal=colour=green")
 	removeLater(t, "configmap/settings")
 	apply(t, "env", `
@@ -111,6 +115,7 @@ func TestEnvironment(t *testing.T) {
 
 // TestProbes: K11. Readiness follows the page; liveness restarts.
 func TestProbes(t *testing.T) {
+	t.Parallel()
 	apply(t, "probed", `
 		terminationGracePeriodSeconds: 1
 		containers:
@@ -140,6 +145,7 @@ func TestProbes(t *testing.T) {
 
 // TestImages: K18 and bad input. Missing, never pulled, wrong names.
 func TestImages(t *testing.T) {
+	t.Parallel()
 	apply(t, "never", "containers: [{name: c, image: 'missing:1', imagePullPolicy: Never}]\n")
 	await(t, "never", "says so", waitingFor("ErrImageNeverPull"))
 	apply(t, "nopull", "containers: [{name: c, image: '127.0.0.1:1/missing:1'}]\n")
@@ -159,6 +165,7 @@ func waitingFor(reason string) func(*corev1.Pod) bool {
 
 // TestBadManifests: S2, S96h, K3. Refused with upstream's words.
 func TestBadManifests(t *testing.T) {
+	t.Parallel()
 	for name, x := range map[string]struct{ manifest, want string }{
 		"no containers": {"apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: []}\n", `The Pod "x" is invalid: spec.containers: Required value`},
 		"unknown field": {"apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a, image: b}], colour: red}\n", `unknown field "spec.colour"`},
@@ -175,6 +182,7 @@ func TestBadManifests(t *testing.T) {
 
 // TestScheduling: S6, S24, S39, S56. What does not fit waits and says why.
 func TestScheduling(t *testing.T) {
+	t.Parallel()
 	apply(t, "toobig", "containers: [{name: a, image: "+image+", resources: {requests: {cpu: 60}}}, {name: b, image: "+image+", resources: {requests: {cpu: 60}}}]\n")
 	apply(t, "nowhere", "nodeSelector: {disk: none}\ncontainers: [{name: a, image: "+image+"}]\n")
 	apply(t, "port1", "terminationGracePeriodSeconds: 1\ncontainers: [{name: a, image: "+image+", command: [sleep, '1000'], ports: [{containerPort: 80, hostPort: 18080}]}]\n")
@@ -201,6 +209,7 @@ func TestScheduling(t *testing.T) {
 
 // TestLogs: logs, --previous, --tail, --since, -f.
 func TestLogs(t *testing.T) {
+	t.Parallel()
 	apply(t, "logs", `
 		terminationGracePeriodSeconds: 1
 		containers:
@@ -223,6 +232,7 @@ func TestLogs(t *testing.T) {
 
 // TestStreams: exec with stdin and exit code, cp, port-forward.
 func TestStreams(t *testing.T) {
+	t.Parallel()
 	apply(t, "streams", "terminationGracePeriodSeconds: 1\ncontainers: [{name: c, image: "+image+", command: [sh, -c, 'mkdir /tmp/www; echo forwarded > /tmp/www/index.html; exec /bin/web /tmp/www']}]\n")
 	await(t, "streams", "runs", ready)
 	if out, err := kubectlIn(t, "typed\n", "exec", "-i", "streams", "--", "cat"); err != nil || out != "typed\n" {
@@ -272,6 +282,7 @@ func TestSurvival(t *testing.T) {
 // TestIdentity: S22, S23, S28, S29, S42. A UID lives once, and its volumes
 // with it.
 func TestIdentity(t *testing.T) {
+	t.Parallel()
 	spec := "terminationGracePeriodSeconds: 1\nvolumes: [{name: d, emptyDir: {}}]\ncontainers: [{name: c, image: " + image + ", command: [sleep, '1000'], volumeMounts: [{name: d, mountPath: /d}]}]\n"
 	apply(t, "same", spec)
 	first := await(t, "same", "runs", ready)

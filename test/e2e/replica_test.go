@@ -13,6 +13,7 @@ import (
 // TestReplacement: S32, S35, S60, S66, S67, S87. A ReplicaSet replaces at once
 // what is ending, releases what is relabelled, and leaves orphans alone.
 func TestReplacement(t *testing.T) {
+	t.Parallel()
 	manifest := `
 apiVersion: apps/v1
 kind: ReplicaSet

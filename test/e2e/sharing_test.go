@@ -17,6 +17,7 @@ import (
 
 // TestContainersShareAPod: S1-S4, S7, S8, S10, S12, S14-S16, S19-S21, S38, S41.
 func TestContainersShareAPod(t *testing.T) {
+	t.Parallel()
 	apply(t, "shared", `
 		terminationGracePeriodSeconds: 1
 		volumes: [{name: d, emptyDir: {}}]
@@ -69,6 +70,7 @@ func TestContainersShareAPod(t *testing.T) {
 
 // TestPortClash: S13, S39. The second container fails alone.
 func TestPortClash(t *testing.T) {
+	t.Parallel()
 	apply(t, "clash", `
 		terminationGracePeriodSeconds: 1
 		containers:
@@ -176,13 +178,17 @@ containers:
 		}
 	}
 	in(t, "sem-host-a", "a", "witness", "semaphore", "make", key)
-	t.Cleanup(func() { _ = exec.Command("ipcrm", "-S", key).Run() })
+	t.Cleanup(func() {
+		if out, err := exec.Command(filepath.Join(c.dir, "witness"), "semaphore", "remove", key).CombinedOutput(); err != nil {
+			t.Errorf("the machine does not have the semaphore: %v %s", err, out)
+		}
+	})
 	in(t, "sem-host-b", "b", "witness", "semaphore", "has", key)
-	in(t, "sem-host-b", "b", "ipcrm", "-S", key)
 }
 
 // TestIsolation: S11. Users, read-only roots and limits are per container.
 func TestIsolation(t *testing.T) {
+	t.Parallel()
 	apply(t, "isolated", `
 		terminationGracePeriodSeconds: 1
 		containers:
@@ -240,6 +246,7 @@ func memoryLimit(t *testing.T, p *corev1.Pod, name string) string {
 
 // TestOOM: only the container that took too much ends, and says why.
 func TestOOM(t *testing.T) {
+	t.Parallel()
 	apply(t, "oom", `
 		restartPolicy: Never
 		terminationGracePeriodSeconds: 1

@@ -7,7 +7,7 @@
 //	witness live FILE [STAY]      beat in FILE, note signals; end STAY ms after the first
 //	witness serve PORT            answer TCP and UDP with the caller's address
 //	witness ask tcp|udp ADDRESS   print the answer
-//	witness semaphore make|has KEY
+//	witness semaphore make|has|remove KEY
 package main
 
 import (
@@ -157,7 +157,7 @@ func ask(network, address string) error {
 	return err
 }
 
-// semaphore makes a System V semaphore set, or fails if there is none.
+// semaphore makes, finds or removes a System V semaphore set.
 func semaphore(what, key string) error {
 	k, err := strconv.Atoi(key)
 	if err != nil {
@@ -167,8 +167,14 @@ func semaphore(what, key string) error {
 	if what == "make" {
 		flags = unix.IPC_CREAT | 0o666
 	}
-	if _, _, errno := unix.Syscall(unix.SYS_SEMGET, uintptr(k), 1, uintptr(flags)); errno != 0 {
+	id, _, errno := unix.Syscall(unix.SYS_SEMGET, uintptr(k), 1, uintptr(flags))
+	if errno != 0 {
 		return fmt.Errorf("semget: %w", errno)
+	}
+	if what == "remove" {
+		if _, _, errno := unix.Syscall6(unix.SYS_SEMCTL, id, 0, unix.IPC_RMID, 0, 0, 0); errno != 0 {
+			return fmt.Errorf("semctl: %w", errno)
+		}
 	}
 	return nil
 }
