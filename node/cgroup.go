@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/resource"
 
 	"github.com/peapod/peapod/api/pod"
@@ -130,9 +131,30 @@ func (g *cgroups) setQuota(path string, quota int64) error {
 	return g.set("cpu", path, "cpu.cfs_quota_us", "", quota, nil)
 }
 
+// classes are the folders of Pods' cgroups; guaranteed ones have none.
+func classes() []string { return []string{"", "burstable", "besteffort"} }
+
+// pods are those that have a cgroup in any hierarchy.
+func (g *cgroups) pods() (out []types.UID, err error) {
+	for _, root := range g.layout.Roots() {
+		for _, class := range classes() {
+			names, err := entries(filepath.Join(root, g.root, "kubepods", class))
+			if err != nil {
+				return nil, err
+			}
+			for _, n := range names {
+				if uid, ok := strings.CutPrefix(n, "pod"); ok {
+					out = append(out, types.UID(uid))
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
 // remove removes the Pod's cgroup; what is not there is fine.
 func (g *cgroups) remove(p *corev1.Pod) error {
-	for _, class := range []string{"", "burstable", "besteffort"} {
+	for _, class := range classes() {
 		path := filepath.Join("/", g.root, "kubepods", class, "pod"+string(p.UID))
 		for _, root := range g.layout.Roots() {
 			if err := os.Remove(filepath.Join(root, path)); err != nil && !errors.Is(err, os.ErrNotExist) {

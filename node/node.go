@@ -127,7 +127,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 }
 
 // followPods hands each change of a Pod of this node to its actor, after it
-// has found the Pods that run here although the API no longer has them.
+// has found what is here of Pods that the API no longer has.
 func (a *Agent) followPods(ctx context.Context) error {
 	lw := cache.NewListWatchFromClient(a.cfg.Client.CoreV1().RESTClient(), "pods", metav1.NamespaceAll, fields.OneTermEqualSelector("spec.nodeName", a.cfg.NodeName))
 	_, controller := cache.NewInformerWithOptions(cache.InformerOptions{
@@ -199,36 +199,6 @@ func (a *Agent) actor(uid types.UID) *actor {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.actors[uid]
-}
-
-// adoptOrphans ends the Pods that the runtime has and the API has not: they
-// were deleted by force while nobody watched.
-func (a *Agent) adoptOrphans(ctx context.Context) error {
-	list, err := a.cfg.CRI.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
-	if err != nil {
-		return err
-	}
-	for _, s := range list.Items {
-		uid := types.UID(s.Labels[labelPodUID])
-		if uid == "" || a.actor(uid) != nil {
-			continue
-		}
-		p := podOfSandbox(s)
-		a.cfg.Log.Info("pod without an object ends", "pod", p.Namespace+"/"+p.Name, "uid", uid)
-		a.desire(ctx, p)
-		a.forget(uid)
-	}
-	return nil
-}
-
-// podOfSandbox is as much of a Pod as its sandbox's labels tell.
-func podOfSandbox(s *runtimeapi.PodSandbox) *corev1.Pod {
-	grace := int64(30)
-	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: s.Labels[labelPodName], Namespace: s.Labels[labelPodNamespace], UID: types.UID(s.Labels[labelPodUID])},
-		Spec:       corev1.PodSpec{TerminationGracePeriodSeconds: &grace, SecurityContext: &corev1.PodSecurityContext{}},
-		Status:     corev1.PodStatus{Phase: corev1.PodRunning},
-	}
 }
 
 // followRuntime wakes the actor of each event. When the stream breaks, all

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// adoptOrphans ends what is here of Pods that the API has not: they were
+// deleted by force while nobody watched, or the program died while it cleaned
+// up after them.
+func (a *Agent) adoptOrphans(ctx context.Context) error {
+	list, err := a.cfg.CRI.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return err
+	}
+	var found []*corev1.Pod
+	for _, s := range list.Items {
+		found = append(found, podOfSandbox(s))
+	}
+	remnants, err := a.remnants()
+	if err != nil {
+		return fmt.Errorf("cannot find what is left of pods: %w", err)
+	}
+	for _, p := range append(found, remnants...) {
+		if p.UID == "" || a.actor(p.UID) != nil {
+			continue
+		}
+		a.cfg.Log.Info("pod without an object ends", "pod", key(p), "uid", p.UID)
+		a.desire(ctx, p)
+		a.forget(p.UID)
+	}
+	return nil
+}
+
+// remnants are the Pods that have a folder of logs, a folder of volumes or a
+// cgroup here. Logs are first: they alone tell the name.
+func (a *Agent) remnants() (out []*corev1.Pod, err error) {
+	logs, err := entries(a.cfg.LogDir)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range logs {
+		if f := strings.Split(l, "_"); len(f) == 3 {
+			out = append(out, formerPod(f[0], f[1], types.UID(f[2])))
+		}
+	}
+	volumes, err := entries(filepath.Dir(a.volumes.PodDir("x")))
+	if err != nil {
+		return nil, err
+	}
+	for _, uid := range volumes {
+		out = append(out, formerPod("", "", types.UID(uid)))
+	}
+	groups, err := a.cgroups.pods()
+	if err != nil {
+		return nil, err
+	}
+	for _, uid := range groups {
+		out = append(out, formerPod("", "", uid))
+	}
+	return out, nil
+}
+
+// entries are the names in a folder, none if it is not there.
+func entries(dir string) (names []string, err error) {
+	list, err := os.ReadDir(dir)
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	return names, err
+}
+
+// podOfSandbox is as much of a Pod as its sandbox's labels tell.
+func podOfSandbox(s *runtimeapi.PodSandbox) *corev1.Pod {
+	return formerPod(s.Labels[labelPodNamespace], s.Labels[labelPodName], types.UID(s.Labels[labelPodUID]))
+}
+
+func formerPod(namespace, name string, uid types.UID) *corev1.Pod {
+	grace := int64(30)
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, UID: uid},
+		Spec:       corev1.PodSpec{TerminationGracePeriodSeconds: &grace, SecurityContext: &corev1.PodSecurityContext{}},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning},
+	}
+}
