@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
+)
+
+// second is a node beside the shared one, for tests that break it. It is taken
+// down at the end, and must leave nothing.
+func second(t *testing.T) *cluster {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "pea")
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := newCluster(dir, "--listen", "127.0.0.1:25443", "--node-listen", ":25250", "--node-name", "n2", "--pod-cidr", "10.215.0.0/20", "--service-cidr", "10.225.0.0/16")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			log, _ := os.ReadFile(dir + "/up.log")
+			t.Logf("the end of its log:\n%s", log[max(0, len(log)-6000):])
+		}
+		if err := x.down(); err != nil {
+			t.Error(err)
+		}
+	})
+	if out, err := x.peapod("image", "import", c.dir+"/examples.tar"); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	if err := x.start(); err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+const (
+	chaosRounds  = 200
+	chaosWorkers = 6
+	chaosTime    = 6 * time.Minute
+)
+
+// chaos is one run of the test: its node, and what may be killed when.
+type chaos struct {
+	*cluster
+	t      *testing.T
+	ctx    context.Context
+	client *kubernetes.Clientset // finds the API again after each start
+
+	mu     sync.Mutex // guards the random numbers
+	random *rand.Rand
+}
+
+func (x *chaos) below(n int) int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.random.IntN(n)
+}
+
+// pause lets some time pass, or none if the test is over.
+func (x *chaos) pause(d time.Duration) {
+	clock := time.NewTimer(d)
+	defer clock.Stop()
+	select {
+	case <-clock.C:
+	case <-x.ctx.Done():
+	}
+}
+
+// TestChaos: M4, M7 and the fourth point. 200 Pods come and go while
+// the program is killed again and again; then the machine is as it was.
+func TestChaos(t *testing.T) {
+	t.Parallel()
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("PEAPOD_CHAOS_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("PEAPOD_CHAOS_SEED=%d", seed)
+	ctx, cancel := context.WithTimeout(t.Context(), chaosTime)
+	defer cancel()
+	x := &chaos{cluster: second(t), t: t, ctx: ctx, random: rand.New(rand.NewPCG(seed, 1))}
+	var err error
+	if x.client, err = kubernetes.NewForConfig(x.config); err != nil {
+		t.Fatal(err)
+	}
+	x.round("first", 0) // makes what stays, such as the parents of cgroups
+	before := x.settled(nil)
+
+	rounds := make(chan int)
+	var workers sync.WaitGroup
+	for range chaosWorkers {
+		workers.Go(func() {
+			for i := range rounds {
+				x.round(fmt.Sprintf("chaos-%03d", i), i)
+			}
+		})
+	}
+	stop, killed := make(chan struct{}), make(chan int)
+	go func() { killed <- x.kill(stop) }()
+	for i := range chaosRounds {
+		select {
+		case rounds <- i:
+		case <-ctx.Done():
+			t.Errorf("only %d rounds within %v", i, chaosTime)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	close(rounds)
+	workers.Wait()
+	close(stop)
+	t.Logf("the program was killed %d times", <-killed)
+	if t.Failed() {
+		return
+	}
+	x.settled(before)
+}
+
+// kill ends the program at random moments until stop, and starts it again.
+func (x *chaos) kill(stop <-chan struct{}) (times int) {
+	for {
+		select {
+		case <-stop:
+			return times
+		case <-x.ctx.Done():
+			return times
+		case <-time.After(time.Duration(x.below(1+x.below(1500))) * time.Millisecond):
+		}
+		x.stop(syscall.SIGKILL)
+		times++
+		if err := x.start(); err != nil {
+			x.t.Errorf("after kill %d: %v", times, err)
+			return times
+		}
+	}
+}
+
+// round is the life of one Pod, with its end at any moment.
+func (x *chaos) round(name string, i int) {
+	pods := x.client.CoreV1().Pods("default")
+	p := chaosPod(name, i)
+	uid := ""
+	x.insist(name, "create", func() error {
+		made, err := pods.Create(x.ctx, p, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) { // the answer was lost
+			made, err = pods.Get(x.ctx, name, metav1.GetOptions{})
+		}
+		if err == nil {
+			uid = string(made.UID)
+		}
+		return err
+	})
+	switch x.below(3) {
+	case 0:
+		x.pause(time.Duration(x.below(300)) * time.Millisecond)
+	case 1:
+		x.insist(name, "run", func() error {
+			now, err := pods.Get(x.ctx, name, metav1.GetOptions{})
+			if err == nil && now.Status.Phase == corev1.PodPending {
+				err = fmt.Errorf("it is %s: %v", now.Status.Phase, now.Status.Conditions)
+			}
+			return err
+		})
+		x.pause(time.Duration(x.below(300)) * time.Millisecond)
+	}
+	grace := ptr.To(int64(x.below(3)))
+	x.insist(name, "delete", func() error {
+		err := pods.Delete(x.ctx, name, metav1.DeleteOptions{GracePeriodSeconds: grace})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
+	x.insist(name, "end", func() error {
+		now, err := pods.Get(x.ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err == nil {
+			err = fmt.Errorf("it is still there: %s, %v", now.Status.Phase, now.DeletionTimestamp)
+		}
+		return err
+	})
+	if *grace > 0 { // no DELETED before the last process is dead
+		for _, s := range processes(x.dir) {
+			if strings.Contains(s, uid) {
+				x.t.Errorf("%s is gone from the API and lives: %s", name, s)
+			}
+		}
+	}
+}
+
+// chaosPod has a bit of everything that leaves traces on a machine.
+func chaosPod(name string, i int) *corev1.Pod {
+	mount := []corev1.VolumeMount{{Name: "d", MountPath: "/d"}, {Name: "m", MountPath: "/m"}}
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	p.Spec.TerminationGracePeriodSeconds = ptr.To(int64(1))
+	p.Spec.Volumes = []corev1.Volume{
+		{Name: "d", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+		{Name: "m", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}},
+	}
+	p.Spec.ShareProcessNamespace = ptr.To(i%5 == 1)
+	p.Spec.InitContainers = []corev1.Container{{Name: "init", Image: image, Command: []string{"touch", "/d/f"}, VolumeMounts: mount}}
+	p.Spec.Containers = []corev1.Container{
+		{Name: "a", Image: image, Command: []string{"sh", "-c", "trap 'exit 0' TERM; (setsid sleep 1000 &); while :; do usleep 50000; done"}, VolumeMounts: mount},
+		{Name: "b", Image: image, Command: []string{"sh", "-c", "[ $(($$ % 2)) = 0 ] || usleep 100000; exit 3"}, VolumeMounts: mount},
+	}
+	if i%3 == 0 {
+		p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: int32(26000 + i)}}
+	}
+	if i%4 == 0 {
+		p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"usleep", "200000"}}}}
+	}
+	if i%7 == 0 {
+		p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(80)}}, PeriodSeconds: 1}
+	}
+	return p
+}
+
+// insist tries again until it succeeds, as a client does whose server is away.
+func (x *chaos) insist(name, what string, f func() error) {
+	var err error
+	for end := time.Now().Add(patience); time.Now().Before(end) && x.ctx.Err() == nil; x.pause(50 * time.Millisecond) {
+		if err = f(); err == nil {
+			return
+		}
+	}
+	x.t.Errorf("%s does not %s: %v", name, what, err)
+}
+
+// settled waits until no Pod is left and what is on the machine is as before;
+// with nil, until nothing of a Pod is there.
+func (x *chaos) settled(before []string) (now []string) {
+	x.t.Helper()
+	want := strings.Join(before, "\n")
+	for end := time.Now().Add(patience); time.Now().Before(end); x.pause(100 * time.Millisecond) {
+		now = belongings(x.dir, "")
+		text := strings.Join(now, "\n")
+		if text == want || before == nil && !strings.Contains(text, "/pod") && !strings.Contains(text, "link ") && !strings.Contains(text, "record /runtime/sandboxes") {
+			return now
+		}
+	}
+	x.t.Errorf("the machine is not as it was:\n%s\nwant:\n%s", strings.Join(now, "\n"), want)
+	return now
+}
