@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -56,6 +57,7 @@ const (
 	chaosRounds  = 200
 	chaosWorkers = 6
 	chaosTime    = 6 * time.Minute
+	keepEvery    = 20 // rounds whose Pods stay until the storm is over
 )
 
 // chaos is one run of the test: its node, and what may be killed when.
@@ -104,7 +106,8 @@ func TestChaos(t *testing.T) {
 	if x.client, err = kubernetes.NewForConfig(x.config); err != nil {
 		t.Fatal(err)
 	}
-	x.round("first", 0) // makes what stays, such as the parents of cgroups
+	x.make("first", 0) // makes what stays, such as the parents of cgroups
+	x.outlive("first")
 	before := x.settled(nil)
 
 	rounds := make(chan int)
@@ -112,7 +115,7 @@ func TestChaos(t *testing.T) {
 	for range chaosWorkers {
 		workers.Go(func() {
 			for i := range rounds {
-				x.round(fmt.Sprintf("chaos-%03d", i), i)
+				x.round(i)
 			}
 		})
 	}
@@ -132,10 +135,12 @@ func TestChaos(t *testing.T) {
 	workers.Wait()
 	close(stop)
 	t.Logf("the program was killed %d times", <-killed)
-	if t.Failed() {
-		return
+	for i := 0; i < chaosRounds; i += keepEvery {
+		x.outlive(chaosName(i))
 	}
-	x.settled(before)
+	if !t.Failed() {
+		x.settled(before)
+	}
 }
 
 // kill ends the program at random moments until stop, and starts it again.
@@ -157,13 +162,22 @@ func (x *chaos) kill(stop <-chan struct{}) (times int) {
 	}
 }
 
-// round is the life of one Pod, with its end at any moment.
-func (x *chaos) round(name string, i int) {
+func chaosName(i int) string { return fmt.Sprintf("chaos-%03d", i) }
+
+// round is the life of one Pod, with its end at any moment. Some are kept.
+func (x *chaos) round(i int) {
+	name := chaosName(i)
+	uid := x.make(name, i)
+	x.pause(time.Duration(x.below(1+x.below(1500))) * time.Millisecond)
+	if i%keepEvery != 0 {
+		x.end(name, uid)
+	}
+}
+
+func (x *chaos) make(name string, i int) (uid string) {
 	pods := x.client.CoreV1().Pods("default")
-	p := chaosPod(name, i)
-	uid := ""
 	x.insist(name, "create", func() error {
-		made, err := pods.Create(x.ctx, p, metav1.CreateOptions{})
+		made, err := pods.Create(x.ctx, chaosPod(name, i), metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) { // the answer was lost
 			made, err = pods.Get(x.ctx, name, metav1.GetOptions{})
 		}
@@ -172,22 +186,16 @@ func (x *chaos) round(name string, i int) {
 		}
 		return err
 	})
-	switch x.below(3) {
-	case 0:
-		x.pause(time.Duration(x.below(300)) * time.Millisecond)
-	case 1:
-		x.insist(name, "run", func() error {
-			now, err := pods.Get(x.ctx, name, metav1.GetOptions{})
-			if err == nil && now.Status.Phase == corev1.PodPending {
-				err = fmt.Errorf("it is %s: %v", now.Status.Phase, now.Status.Conditions)
-			}
-			return err
-		})
-		x.pause(time.Duration(x.below(300)) * time.Millisecond)
-	}
-	grace := ptr.To(int64(x.below(3)))
+	return uid
+}
+
+// end deletes a Pod and waits until it is gone, with all its processes unless
+// it was forced.
+func (x *chaos) end(name, uid string) {
+	pods := x.client.CoreV1().Pods("default")
+	grace := int64(x.below(3))
 	x.insist(name, "delete", func() error {
-		err := pods.Delete(x.ctx, name, metav1.DeleteOptions{GracePeriodSeconds: grace})
+		err := pods.Delete(x.ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &grace})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
@@ -203,13 +211,25 @@ func (x *chaos) round(name string, i int) {
 		}
 		return err
 	})
-	if *grace > 0 { // no DELETED before the last process is dead
+	if grace > 0 && uid != "" {
 		for _, s := range processes(x.dir) {
 			if strings.Contains(s, uid) {
 				x.t.Errorf("%s is gone from the API and lives: %s", name, s)
 			}
 		}
 	}
+}
+
+// outlive: a Pod that was made in the storm runs once it is over.
+func (x *chaos) outlive(name string) {
+	x.insist(name, "run", func() error {
+		now, err := x.client.CoreV1().Pods("default").Get(x.ctx, name, metav1.GetOptions{})
+		if err == nil && now.Status.Phase != corev1.PodRunning {
+			err = fmt.Errorf("it is %s: %+v", now.Status.Phase, now.Status.ContainerStatuses)
+		}
+		return err
+	})
+	x.end(name, "")
 }
 
 // chaosPod has a bit of everything that leaves traces on a machine.
@@ -262,6 +282,6 @@ func (x *chaos) settled(before []string) (now []string) {
 			return now
 		}
 	}
-	x.t.Errorf("the machine is not as it was:\n%s\nwant:\n%s", strings.Join(now, "\n"), want)
+	x.t.Errorf("the machine is not as it was:\n%s", cmp.Diff(before, now))
 	return now
 }
