@@ -43,7 +43,8 @@ func (s *Server) access(c *genericapiserver.Config) error {
 	bearer := tokenunion.New(&s.identities, tokens)
 	known := group.NewAuthenticatedGroupAdder(requestunion.New(certificates, bearertoken.New(bearer)))
 	nobody := anonymous.NewAuthenticator([]apiserver.AnonymousAuthCondition{{Path: "/healthz"}, {Path: "/livez"}, {Path: "/readyz"}})
-	c.Authentication.Authenticator = requestunion.New(known, nobody)
+	// A bad token is an error, not an anonymous caller.
+	c.Authentication.Authenticator = requestunion.NewFailOnError(known, nobody)
 	c.Authentication.APIAudiences = authenticator.Audiences{auth.Issuer}
 
 	rbac := s.informers.Rbac().V1()

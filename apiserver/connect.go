@@ -5,38 +5,45 @@ package apiserver
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilproxy "k8s.io/apimachinery/pkg/util/proxy"
-	"k8s.io/apiserver/pkg/registry/generic/registry"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints/filters"
 	genericrest "k8s.io/apiserver/pkg/registry/generic/rest"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
+	"k8s.io/utils/ptr"
+
+	"github.com/peapod/peapod/auth"
 )
 
 // Logs, exec, attach, port-forward and proxy are not answered here: the
 // request is handed to the node's own HTTPS endpoint, or to the Pod itself.
 
 // nodeTransport reaches node agents with the API server's client certificate.
-func (s *Server) nodeTransport() (*http.Transport, error) {
-	certFile, keyFile := s.config.PKI.Pair("apiserver-kubelet")
+// There is one, so that connections are used again.
+func nodeTransport(pki *auth.PKI) (*http.Transport, error) {
+	certFile, keyFile := pki.Pair("apiserver-kubelet")
 	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
 		return nil, fmt.Errorf("cannot load the client certificate for nodes: %w", err)
 	}
 	return &http.Transport{
-		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: s.config.PKI.Pool(), Certificates: []tls.Certificate{cert}},
+		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pki.Pool(), Certificates: []tls.Certificate{cert}},
 		TLSHandshakeTimeout: 10 * time.Second,
 		// Upgrades need HTTP/1.1.
 		TLSNextProto:    map[string]func(string, *tls.Conn) http.RoundTripper{},
@@ -54,10 +61,10 @@ func (s *Server) nodeURL(ctx context.Context, name string) (*url.URL, error) {
 	if port == 0 {
 		port = 10250
 	}
-	for _, t := range []corev1.NodeAddressType{corev1.NodeHostName, corev1.NodeInternalDNS, corev1.NodeInternalIP, corev1.NodeExternalIP} {
+	// A host name is of use only where it resolves; addresses always are.
+	for _, t := range []corev1.NodeAddressType{corev1.NodeInternalDNS, corev1.NodeInternalIP, corev1.NodeExternalIP} {
 		for _, a := range node.Status.Addresses {
-			// A host name is of use only where it resolves; addresses always are.
-			if a.Type == t && t != corev1.NodeHostName {
+			if a.Type == t {
 				return &url.URL{Scheme: "https", Host: net.JoinHostPort(a.Address, strconv.Itoa(int(port)))}, nil
 			}
 		}
@@ -80,27 +87,21 @@ func (s *Server) podOn(ctx context.Context, name string) (*corev1.Pod, *url.URL,
 
 // pickContainer is the container asked for, or the only one.
 func pickContainer(p *corev1.Pod, asked string) (string, error) {
-	var mains, inits, ephemeral []string
-	for _, c := range p.Spec.Containers {
-		mains = append(mains, c.Name)
-	}
-	for _, c := range p.Spec.InitContainers {
-		inits = append(inits, c.Name)
+	var all []string
+	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for _, c := range list {
+			all = append(all, c.Name)
+		}
 	}
 	for _, c := range p.Spec.EphemeralContainers {
-		ephemeral = append(ephemeral, c.Name)
+		all = append(all, c.Name)
 	}
-	if asked == "" {
-		if len(mains) == 1 {
-			return mains[0], nil
-		}
-		text := fmt.Sprintf("a container name must be specified for pod %s, choose one of: [%s]", p.Name, strings.Join(mains, " "))
-		if len(inits) > 0 {
-			text += fmt.Sprintf(" or one of the init containers: [%s]", strings.Join(inits, " "))
-		}
-		return "", apierrors.NewBadRequest(text)
-	}
-	if !slices.Contains(slices.Concat(mains, inits, ephemeral), asked) {
+	switch {
+	case asked == "" && len(p.Spec.Containers) == 1:
+		return p.Spec.Containers[0].Name, nil
+	case asked == "":
+		return "", apierrors.NewBadRequest(fmt.Sprintf("a container name must be specified for pod %s, choose one of: %s", p.Name, all))
+	case !slices.Contains(all, asked):
 		return "", apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", asked, p.Name))
 	}
 	return asked, nil
@@ -122,10 +123,13 @@ func (l podLog) Get(ctx context.Context, name string, o runtime.Object) (runtime
 	if !ok {
 		return nil, fmt.Errorf("invalid options object: %#v", o)
 	}
-	if opts.SinceSeconds != nil && opts.SinceTime != nil {
-		return nil, apierrors.NewBadRequest("at most one of `sinceTime` or `sinceSeconds` may be specified")
+	if opts.Stream == nil {
+		opts.Stream = ptr.To(corev1.LogStreamAll)
 	}
-	pod, node, err := l.server.podOn(ctx, name)
+	if errs := logOptions(opts); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("PodLogOptions").GroupKind(), name, errs)
+	}
+	pod, err := boundObjects{l.server, false}.Pod(ctx, namespaceOf(ctx), name)
 	if err != nil {
 		return nil, err
 	}
@@ -133,17 +137,46 @@ func (l podLog) Get(ctx context.Context, name string, o runtime.Object) (runtime
 	if err != nil {
 		return nil, err
 	}
-	transport, err := l.server.nodeTransport()
+	answer := &genericrest.LocationStreamer{
+		ContentType: "text/plain", Flush: opts.Follow,
+		ResponseChecker: genericrest.NewGenericHttpResponseChecker(corev1.Resource("pods/log"), name),
+		RedirectChecker: genericrest.PreventRedirects,
+	}
+	if pod.Spec.NodeName == "" {
+		return answer, nil // nothing has been said yet
+	}
+	node, err := l.server.nodeURL(ctx, pod.Spec.NodeName)
 	if err != nil {
 		return nil, err
 	}
 	node.Path = fmt.Sprintf("/containerLogs/%s/%s/%s", pod.Namespace, pod.Name, container)
 	node.RawQuery = logQuery(opts).Encode()
-	return &genericrest.LocationStreamer{
-		Location: node, Transport: transport, ContentType: "text/plain", Flush: opts.Follow,
-		ResponseChecker: genericrest.NewGenericHttpResponseChecker(corev1.Resource("pods/log"), name),
-		RedirectChecker: genericrest.PreventRedirects,
-	}, nil
+	answer.Location, answer.Transport = node, l.server.toNodes
+	return answer, nil
+}
+
+// logOptions checks what is asked of a log.
+func logOptions(o *corev1.PodLogOptions) (errs field.ErrorList) {
+	if o.TailLines != nil && *o.TailLines < 0 {
+		errs = append(errs, field.Invalid(field.NewPath("tailLines"), *o.TailLines, "must be greater than or equal to 0"))
+	}
+	if o.LimitBytes != nil && *o.LimitBytes < 1 {
+		errs = append(errs, field.Invalid(field.NewPath("limitBytes"), *o.LimitBytes, "must be greater than 0"))
+	}
+	switch {
+	case o.SinceSeconds != nil && o.SinceTime != nil:
+		errs = append(errs, field.Forbidden(field.NewPath(""), "at most one of `sinceTime` or `sinceSeconds` may be specified"))
+	case o.SinceSeconds != nil && *o.SinceSeconds < 1:
+		errs = append(errs, field.Invalid(field.NewPath("sinceSeconds"), *o.SinceSeconds, "must be greater than 0"))
+	}
+	streams := []string{corev1.LogStreamAll, corev1.LogStreamStderr, corev1.LogStreamStdout}
+	if !slices.Contains(streams, *o.Stream) {
+		errs = append(errs, field.NotSupported(field.NewPath("stream"), *o.Stream, streams))
+	}
+	if *o.Stream != corev1.LogStreamAll && o.TailLines != nil {
+		errs = append(errs, field.Forbidden(field.NewPath(""), "`tailLines` and specific `stream` are mutually exclusive for now"))
+	}
+	return errs
 }
 
 func logQuery(o *corev1.PodLogOptions) url.Values {
@@ -194,14 +227,10 @@ func (c connecter) Connect(ctx context.Context, name string, o runtime.Object, r
 // podStream is exec, attach and portforward.
 func (s *Server) podStream(example runtime.Object, methods ...string) rest.Storage {
 	return connecter{example: example, methods: methods, connect: func(ctx context.Context, name string, o runtime.Object, r rest.Responder) (http.Handler, error) {
-		pod, node, err := s.podOn(ctx, name)
-		if err != nil {
+		if err := s.mayAlso(ctx, "create"); err != nil {
 			return nil, err
 		}
-		if _, ok := o.(*corev1.PodPortForwardOptions); !ok && (pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed) {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("cannot exec into a container in a completed pod; current phase is %s", pod.Status.Phase))
-		}
-		transport, err := s.nodeTransport()
+		pod, node, err := s.podOn(ctx, name)
 		if err != nil {
 			return nil, err
 		}
@@ -209,6 +238,7 @@ func (s *Server) podStream(example runtime.Object, methods ...string) rest.Stora
 		if err != nil {
 			return nil, err
 		}
+		transport := s.toNodes
 		var h http.Handler = utilproxy.NewUpgradeAwareHandler(node, transport, false, true, utilproxy.NewErrorResponder(r))
 		if streams == nil {
 			return proxy.NewTranslatingHandler(h, proxy.NewTunnelingHandler(h), wsstream.IsWebSocketRequestWithTunnelingProtocol), nil
@@ -217,6 +247,33 @@ func (s *Server) podStream(example runtime.Object, methods ...string) rest.Stora
 		return proxy.NewTranslatingHandler(h, translated, wsstream.IsWebSocketRequestWithStreamCloseProtocol), nil
 	}}
 }
+
+// mayAlso asks for a second verb on the request's own object: a stream can be
+// opened by GET, a WebSocket, but only by those who may create one.
+func (s *Server) mayAlso(ctx context.Context, verb string) error {
+	a, err := filters.GetAuthorizerAttributes(ctx)
+	if err != nil {
+		return apierrors.NewInternalError(fmt.Errorf("error building authorizer attributes: %w", err))
+	}
+	if a.GetVerb() == verb {
+		return nil
+	}
+	decision, reason, err := s.generic.Authorizer.Authorize(ctx, otherVerb{a, verb})
+	if err != nil {
+		return err
+	}
+	if decision != authorizer.DecisionAllow {
+		return apierrors.NewForbidden(schema.GroupResource{Group: a.GetAPIGroup(), Resource: a.GetResource()}, a.GetName(), errors.New(reason))
+	}
+	return nil
+}
+
+type otherVerb struct {
+	authorizer.Attributes
+	verb string
+}
+
+func (o otherVerb) GetVerb() string { return o.verb }
 
 // streamTarget completes the node's URL. It returns nil options for
 // port-forward.
@@ -254,119 +311,4 @@ func streamTarget(pod *corev1.Pod, node *url.URL, o runtime.Object) (*proxy.Opti
 	}
 	node.Path, node.RawQuery = fmt.Sprintf("/%s/%s/%s/%s", path, pod.Namespace, pod.Name, container), q.Encode()
 	return streams, nil
-}
-
-var proxyMethods = []string{"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
-
-// proxyTo hands the request to target, with the caller's path behind it.
-func proxyTo(target *url.URL, path string, transport http.RoundTripper, r rest.Responder) http.Handler {
-	target.Path = joinPath(target.Path, path)
-	return utilproxy.NewUpgradeAwareHandler(target, transport, true, false, utilproxy.NewErrorResponder(r))
-}
-
-func joinPath(a, b string) string {
-	return strings.TrimSuffix(a, "/") + "/" + strings.TrimPrefix(b, "/")
-}
-
-// splitProxyName reads [scheme:]name[:port].
-func splitProxyName(s string) (scheme, name, port string) {
-	parts := strings.Split(s, ":")
-	switch len(parts) {
-	case 3:
-		return parts[0], parts[1], parts[2]
-	case 2:
-		return "", parts[0], parts[1]
-	}
-	return "", s, ""
-}
-
-func (s *Server) podProxy() rest.Storage {
-	return connecter{example: &corev1.PodProxyOptions{}, path: true, methods: proxyMethods, connect: func(ctx context.Context, id string, o runtime.Object, r rest.Responder) (http.Handler, error) {
-		scheme, name, port := splitProxyName(id)
-		pod, err := boundObjects{s, false}.Pod(ctx, namespaceOf(ctx), name)
-		if err != nil {
-			return nil, err
-		}
-		if pod.Status.PodIP == "" {
-			return nil, apierrors.NewBadRequest("address not allowed")
-		}
-		if port == "" {
-			for _, c := range pod.Spec.Containers {
-				if len(c.Ports) > 0 {
-					port = strconv.Itoa(int(c.Ports[0].ContainerPort))
-					break
-				}
-			}
-		}
-		target := &url.URL{Scheme: orHTTP(scheme), Host: pod.Status.PodIP}
-		if port != "" {
-			target.Host = net.JoinHostPort(pod.Status.PodIP, port)
-		}
-		return proxyTo(target, o.(*corev1.PodProxyOptions).Path, plainTransport(), r), nil
-	}}
-}
-
-func (s *Server) serviceProxy() rest.Storage {
-	return connecter{example: &corev1.ServiceProxyOptions{}, path: true, methods: proxyMethods, connect: func(ctx context.Context, id string, o runtime.Object, r rest.Responder) (http.Handler, error) {
-		scheme, name, port := splitProxyName(id)
-		svc, err := getFresh[corev1.Service](ctx, s, corev1.Resource("services"), namespaceOf(ctx), name)
-		if err != nil {
-			return nil, err
-		}
-		eps, err := getFresh[corev1.Endpoints](ctx, s, corev1.Resource("endpoints"), namespaceOf(ctx), name)
-		if err != nil {
-			return nil, err
-		}
-		host := endpointFor(svc, eps, port)
-		if host == "" {
-			return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", id))
-		}
-		return proxyTo(&url.URL{Scheme: orHTTP(scheme), Host: host}, o.(*corev1.ServiceProxyOptions).Path, plainTransport(), r), nil
-	}}
-}
-
-// endpointFor picks a ready address behind a Service's port, named or numbered.
-func endpointFor(svc *corev1.Service, eps *corev1.Endpoints, port string) string {
-	name := port
-	for _, p := range svc.Spec.Ports {
-		if port == "" || port == p.Name || port == strconv.Itoa(int(p.Port)) {
-			name = p.Name
-			break
-		}
-	}
-	for _, set := range eps.Subsets {
-		for _, p := range set.Ports {
-			if p.Name == name && len(set.Addresses) > 0 {
-				return net.JoinHostPort(set.Addresses[0].IP, strconv.Itoa(int(p.Port)))
-			}
-		}
-	}
-	return ""
-}
-
-func (s *Server) nodeSubresources(*stores, *registry.Store) map[string]rest.Storage {
-	return map[string]rest.Storage{"proxy": connecter{example: &corev1.NodeProxyOptions{}, path: true, methods: proxyMethods, connect: func(ctx context.Context, id string, o runtime.Object, r rest.Responder) (http.Handler, error) {
-		_, name, _ := splitProxyName(id)
-		target, err := s.nodeURL(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		transport, err := s.nodeTransport()
-		if err != nil {
-			return nil, err
-		}
-		return proxyTo(target, o.(*corev1.NodeProxyOptions).Path, transport, r), nil
-	}}}
-}
-
-func orHTTP(scheme string) string {
-	if scheme == "" {
-		return "http"
-	}
-	return scheme
-}
-
-// plainTransport reaches Pods, whose certificates nobody here knows.
-func plainTransport() http.RoundTripper {
-	return &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true} //nolint:gosec // as kube-apiserver does for pod proxies
 }

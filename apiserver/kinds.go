@@ -11,15 +11,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage/names"
@@ -218,57 +215,4 @@ func sliceGeneration(e, old *discoveryv1.EndpointSlice) int64 {
 		return old.Generation
 	}
 	return old.Generation + 1
-}
-
-// guardRoles keeps a user from granting what it does not hold itself, unless
-// it has the verb escalate on roles or bind on the role.
-func (s *Server) guardRoles(_ *stores, main *registry.Store) {
-	check := func(ctx context.Context, o runtime.Object) error { return s.mayGrant(ctx, o) }
-	main.BeginCreate = func(ctx context.Context, o runtime.Object, _ *metav1.CreateOptions) (registry.FinishFunc, error) {
-		return func(context.Context, bool) {}, check(ctx, o)
-	}
-	main.BeginUpdate = func(ctx context.Context, o, _ runtime.Object, _ *metav1.UpdateOptions) (registry.FinishFunc, error) {
-		return func(context.Context, bool) {}, check(ctx, o)
-	}
-}
-
-func (s *Server) mayGrant(ctx context.Context, o runtime.Object) error {
-	u, ok := genericapirequest.UserFrom(ctx)
-	if !ok || slices.Contains(u.GetGroups(), "system:masters") {
-		return nil
-	}
-	var wanted []rbacv1.PolicyRule
-	var err error
-	resource, verb, name := "", "escalate", o.(object).GetName()
-	switch r := o.(type) {
-	case *rbacv1.Role:
-		resource, wanted = "roles", r.Rules
-	case *rbacv1.ClusterRole:
-		resource, wanted = "clusterroles", r.Rules
-	case *rbacv1.RoleBinding:
-		resource, verb, name = roleResource(r.RoleRef), "bind", r.RoleRef.Name
-		wanted, err = s.rbac.RoleRules(r.RoleRef, r.Namespace)
-	case *rbacv1.ClusterRoleBinding:
-		resource, verb, name = roleResource(r.RoleRef), "bind", r.RoleRef.Name
-		wanted, err = s.rbac.RoleRules(r.RoleRef, "")
-	}
-	gr := schema.GroupResource{Group: rbacv1.GroupName, Resource: resource}
-	if err != nil {
-		return err
-	}
-	if s.allowed(ctx, u, verb, gr, namespaceOf(ctx), name) {
-		return nil
-	}
-	missing, err := s.rbac.Missing(u, namespaceOf(ctx), wanted)
-	if err != nil || len(missing) > 0 {
-		return apierrors.NewForbidden(gr, o.(object).GetName(), fmt.Errorf("user %q (groups=%q) is attempting to grant RBAC permissions not currently held:\n%v", u.GetName(), u.GetGroups(), missing))
-	}
-	return nil
-}
-
-func roleResource(r rbacv1.RoleRef) string {
-	if r.Kind == "Role" {
-		return "roles"
-	}
-	return "clusterroles"
 }

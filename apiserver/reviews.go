@@ -5,16 +5,17 @@ package apiserver
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -91,8 +92,6 @@ func (s *Server) decide(ctx context.Context, u user.Info, res *authorizationv1.R
 		}
 	case path != nil && res == nil:
 		a = authorizer.AttributesRecord{User: u, Verb: path.Verb, Path: path.Path}
-	default:
-		return authorizationv1.SubjectAccessReviewStatus{}, apierrors.NewBadRequest("exactly one of nonResourceAttributes or resourceAttributes must be specified")
 	}
 	decision, reason, err := s.generic.Authorizer.Authorize(ctx, a)
 	status := authorizationv1.SubjectAccessReviewStatus{
@@ -106,17 +105,62 @@ func (s *Server) decide(ctx context.Context, u user.Info, res *authorizationv1.R
 
 func (s *Server) subjectAccess(ctx context.Context, o runtime.Object) (err error) {
 	r := o.(*authorizationv1.SubjectAccessReview)
+	errs := append(oneQuestion(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes), somebody(r.Spec)...)
+	if err := refuse("SubjectAccessReview", append(errs, noMetadata(r.ObjectMeta, "must be empty")...)); err != nil {
+		return err
+	}
 	r.Status, err = s.decide(ctx, reviewed(r.Spec), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
 	return err
 }
 
 func (s *Server) localAccess(ctx context.Context, o runtime.Object) (err error) {
 	r := o.(*authorizationv1.LocalSubjectAccessReview)
-	if r.Spec.ResourceAttributes != nil && r.Spec.ResourceAttributes.Namespace != namespaceOf(ctx) {
-		return apierrors.NewBadRequest(fmt.Sprintf("spec.resourceAttributes.namespace must match namespace: %s", namespaceOf(ctx)))
+	errs := append(oneQuestion(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes), somebody(r.Spec)...)
+	whole := r.ObjectMeta
+	whole.Namespace = ""
+	errs = append(errs, noMetadata(whole, "must be empty except for namespace")...)
+	if a := r.Spec.ResourceAttributes; a != nil && a.Namespace != r.Namespace {
+		errs = append(errs, field.Invalid(field.NewPath("spec.resourceAttributes.namespace"), a.Namespace, "must match metadata.namespace"))
+	}
+	if a := r.Spec.NonResourceAttributes; a != nil {
+		errs = append(errs, field.Invalid(field.NewPath("spec.nonResourceAttributes"), a, "disallowed on this kind of request"))
+	}
+	if err := refuse("LocalSubjectAccessReview", errs); err != nil {
+		return err
 	}
 	r.Status, err = s.decide(ctx, reviewed(r.Spec), r.Spec.ResourceAttributes, nil)
 	return err
+}
+
+// What upstream refuses in a question.
+
+func refuse(kind string, errs field.ErrorList) error {
+	if len(errs) == 0 {
+		return nil
+	}
+	return apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind(kind).GroupKind(), "", errs)
+}
+
+func oneQuestion(resource *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) field.ErrorList {
+	if (resource == nil) != (path == nil) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(field.NewPath("spec"), path, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
+}
+
+func somebody(s authorizationv1.SubjectAccessReviewSpec) field.ErrorList {
+	if s.User != "" || len(s.Groups) > 0 {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(field.NewPath("spec", "user"), s.User, "at least one of user or group must be specified")}
+}
+
+func noMetadata(m metav1.ObjectMeta, problem string) field.ErrorList {
+	m.ManagedFields = nil
+	if equality.Semantic.DeepEqual(m, metav1.ObjectMeta{}) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(field.NewPath("metadata"), m, problem)}
 }
 
 func reviewed(s authorizationv1.SubjectAccessReviewSpec) user.Info {
@@ -133,6 +177,10 @@ func (s *Server) selfAccess(ctx context.Context, o runtime.Object) (err error) {
 		return apierrors.NewBadRequest("no user present on request")
 	}
 	r := o.(*authorizationv1.SelfSubjectAccessReview)
+	errs := append(oneQuestion(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes), noMetadata(r.ObjectMeta, "must be empty")...)
+	if err := refuse("SelfSubjectAccessReview", errs); err != nil {
+		return err
+	}
 	r.Status, err = s.decide(ctx, u, r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
 	return err
 }
@@ -189,8 +237,7 @@ func (s *Server) tokenReview(ctx context.Context, o runtime.Object) error {
 	if len(audiences) == 0 {
 		audiences = authenticator.Audiences{auth.Issuer}
 	}
-	q := (&http.Request{Header: http.Header{"Authorization": {"Bearer " + r.Spec.Token}}}).WithContext(authenticator.WithAudiences(ctx, audiences))
-	answer, ok, err := s.tokens.AuthenticateToken(q.Context(), r.Spec.Token)
+	answer, ok, err := s.tokens.AuthenticateToken(authenticator.WithAudiences(ctx, audiences), r.Spec.Token)
 	r.Status.Authenticated = ok
 	if err != nil {
 		r.Status.Error = err.Error()

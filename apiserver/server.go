@@ -89,6 +89,7 @@ type Server struct {
 	identities identities
 	services   *serviceAllocator
 	listeners  []net.Listener
+	toNodes    *http.Transport
 
 	serving atomic.Pointer[http.Handler]
 	ready   chan struct{}
@@ -141,6 +142,10 @@ func (s *Server) listen() error {
 
 // build wires the library: configuration first, then one storage per row.
 func (s *Server) build() error {
+	var err error
+	if s.toNodes, err = nodeTransport(s.config.PKI); err != nil {
+		return err
+	}
 	c, err := s.genericConfig()
 	if err != nil {
 		return err
@@ -330,6 +335,9 @@ func (s *Server) Tokens() *auth.Tokens { return s.tokens }
 func (s *Server) close() {
 	for _, l := range s.listeners {
 		l.Close()
+	}
+	if s.toNodes != nil {
+		s.toNodes.CloseIdleConnections()
 	}
 	if s.etcd != nil {
 		if err := s.etcd.close(); err != nil {

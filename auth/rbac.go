@@ -214,3 +214,37 @@ func (r *RBAC) Missing(u user.Info, namespace string, wanted []rbacv1.PolicyRule
 	}
 	return nil, nil
 }
+
+// Describe tells rules as messages do: one a line, sorted, with the verbs on
+// one resource together.
+func Describe(rules []rbacv1.PolicyRule) string {
+	var whole []rbacv1.PolicyRule
+	for _, r := range rules {
+		same := func(o rbacv1.PolicyRule) bool {
+			return len(r.NonResourceURLs) == 0 && len(r.Resources) == 1 && len(r.APIGroups) == 1 && len(r.ResourceNames) <= 1 &&
+				slices.Equal(o.APIGroups, r.APIGroups) && slices.Equal(o.Resources, r.Resources) && slices.Equal(o.ResourceNames, r.ResourceNames) && len(o.NonResourceURLs) == 0
+		}
+		if i := slices.IndexFunc(whole, same); i >= 0 {
+			whole[i].Verbs = append(slices.Clone(whole[i].Verbs), r.Verbs...)
+			continue
+		}
+		whole = append(whole, r)
+	}
+	var lines []string
+	for _, r := range whole {
+		var parts []string
+		for _, p := range []struct {
+			name string
+			list []string
+		}{
+			{"APIGroups", r.APIGroups}, {"Resources", r.Resources}, {"NonResourceURLs", r.NonResourceURLs}, {"ResourceNames", r.ResourceNames}, {"Verbs", r.Verbs},
+		} {
+			if len(p.list) > 0 {
+				parts = append(parts, fmt.Sprintf("%s:%q", p.name, p.list))
+			}
+		}
+		lines = append(lines, "{"+strings.Join(parts, ", ")+"}")
+	}
+	slices.Sort(lines)
+	return strings.Join(slices.Compact(lines), "\n")
+}

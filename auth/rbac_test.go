@@ -149,7 +149,9 @@ func TestEscalation(t *testing.T) {
 		}
 	}
 	resources, paths, incomplete, err := r.RulesFor(t.Context(), boss, "b")
-	if err != nil || incomplete || len(resources) < 10 || !slices.ContainsFunc(paths, func(p authorizer.NonResourceRuleInfo) bool { return slices.Contains(p.GetNonResourceURLs(), "/healthz") }) {
+	if err != nil || incomplete || len(resources) < 10 || !slices.ContainsFunc(paths, func(p authorizer.NonResourceRuleInfo) bool {
+		return slices.Contains(p.GetNonResourceURLs(), "/healthz")
+	}) {
 		t.Errorf("rules of boss: %d, %v, %v", len(resources), paths, err)
 	}
 }
