@@ -14,8 +14,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
@@ -36,7 +39,12 @@ func Dial(endpoint string) (Client, io.Closer, error) {
 	if !strings.Contains(endpoint, "://") {
 		endpoint = "unix://" + endpoint
 	}
+	// A runtime that was away for a while is found again as soon as kubelets
+	// find it; gRPC's own pauses grow to two minutes.
+	again := backoff.DefaultConfig
+	again.BaseDelay, again.MaxDelay = 100*time.Millisecond, 3*time.Second
 	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: again, MinConnectTimeout: 5 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
 	if err != nil {
 		return Client{}, nil, fmt.Errorf("cannot reach container runtime at %s: %w", endpoint, err)
@@ -129,7 +137,7 @@ func (d *direct) NewStream(ctx context.Context, _ *grpc.StreamDesc, method strin
 		return nil, fmt.Errorf("cannot call %s: no such method", method)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &stream{ctx: ctx, request: make(chan proto.Message, 1), answers: make(chan proto.Message, 64), done: make(chan struct{})}
+	s := &stream{ctx: ctx, request: make(chan proto.Message, 1), answers: make(chan proto.Message, 64), begun: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer cancel()
 		s.err = handler(d.current(), serverSide{s})
@@ -144,14 +152,28 @@ type stream struct {
 	ctx     context.Context
 	request chan proto.Message
 	answers chan proto.Message
+	once    sync.Once
+	begun   chan struct{} // closed with the header or the first answer
 	done    chan struct{}
 	err     error // set before done is closed
 }
 
 func (s *stream) Header() (metadata.MD, error) { return nil, nil }
 func (s *stream) Trailer() metadata.MD         { return nil }
-func (s *stream) CloseSend() error             { return nil }
 func (s *stream) Context() context.Context     { return s.ctx }
+
+// CloseSend returns when the handler has begun to answer: who follows events
+// and then lists misses none.
+func (s *stream) CloseSend() error {
+	select {
+	case <-s.begun:
+	case <-s.done:
+	case <-s.ctx.Done():
+	}
+	return nil
+}
+
+func (s *stream) begin() { s.once.Do(func() { close(s.begun) }) }
 
 func (s *stream) SendMsg(m any) error {
 	s.request <- proto.Clone(m.(proto.Message))
@@ -183,11 +205,16 @@ func (s *stream) RecvMsg(m any) error {
 
 type serverSide struct{ *stream }
 
-func (serverSide) SetHeader(metadata.MD) error  { return nil }
-func (serverSide) SendHeader(metadata.MD) error { return nil }
-func (serverSide) SetTrailer(metadata.MD)       {}
+func (serverSide) SetHeader(metadata.MD) error { return nil }
+func (serverSide) SetTrailer(metadata.MD)      {}
+
+func (s serverSide) SendHeader(metadata.MD) error {
+	s.begin()
+	return nil
+}
 
 func (s serverSide) SendMsg(m any) error {
+	s.begin()
 	select {
 	case s.answers <- proto.Clone(m.(proto.Message)):
 		return nil

@@ -100,6 +100,14 @@ func readRecords(dir string) (map[string]record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read network records: %w", err)
 	}
+	torn, err := filepath.Glob(filepath.Join(dir, "sandboxes", "*.tmp"))
+	for _, f := range torn {
+		// A kill came before the rename: nobody was told of this one.
+		err = errors.Join(err, os.Remove(f))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read network records: %w", err)
+	}
 	out := map[string]record{}
 	for _, f := range files {
 		b, err := os.ReadFile(f)

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -85,6 +86,10 @@ func (r *Runtime) publish(c *container, t runtimeapi.ContainerEventType) {
 func (r *Runtime) GetContainerEvents(_ *runtimeapi.GetEventsRequest, s grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
 	c := r.events.follow()
 	defer r.events.leave(c)
+	// Whoever has the header misses nothing from then on.
+	if err := s.SendHeader(metadata.MD{}); err != nil {
+		return err
+	}
 	for {
 		select {
 		case e, ok := <-c:

@@ -233,8 +233,9 @@ func (r *Runtime) removeFiles(c *container) error {
 	if err := sandbox.Unpin(c.namespaces()); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(c.dir); err != nil {
+	// While the folder is there the next start of ours knows of the hold.
+	if err := r.cfg.Images.Release(c.ID); err != nil {
 		return err
 	}
-	return r.cfg.Images.Release(c.ID)
+	return os.RemoveAll(c.dir)
 }
