@@ -97,8 +97,8 @@ type Server struct {
 }
 
 // New opens the store and builds the server; Run serves it.
-func New(ctx context.Context, c Config) (s *Server, err error) {
-	s = &Server{config: c, ready: make(chan struct{}), failed: make(chan error, 1)}
+func New(ctx context.Context, c Config) (_ *Server, err error) {
+	s := &Server{config: c, ready: make(chan struct{}), failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			s.close()
