@@ -23,10 +23,14 @@ import (
 	"k8s.io/utils/ptr"
 )
 
+var secondNode sync.Mutex
+
 // second is a node beside the shared one, for tests that break it. It is taken
-// down at the end, and must leave nothing.
-func second(t *testing.T) *cluster {
+// down at the end, and must leave nothing. There is one at a time.
+func second(t *testing.T, prepare func(dir string)) *cluster {
 	t.Helper()
+	secondNode.Lock()
+	t.Cleanup(secondNode.Unlock)
 	dir, err := os.MkdirTemp("", "pea")
 	if err != nil {
 		t.Fatal(err)
@@ -44,6 +48,9 @@ func second(t *testing.T) *cluster {
 			t.Error(err)
 		}
 	})
+	if prepare != nil {
+		prepare(dir)
+	}
 	if out, err := x.peapod("image", "import", c.dir+"/examples.tar"); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
@@ -101,7 +108,7 @@ func TestChaos(t *testing.T) {
 	t.Logf("PEAPOD_CHAOS_SEED=%d", seed)
 	ctx, cancel := context.WithTimeout(t.Context(), chaosTime)
 	defer cancel()
-	x := &chaos{cluster: second(t), t: t, ctx: ctx, random: rand.New(rand.NewPCG(seed, 1))}
+	x := &chaos{cluster: second(t, nil), t: t, ctx: ctx, random: rand.New(rand.NewPCG(seed, 1))}
 	var err error
 	if x.client, err = kubernetes.NewForConfig(x.config); err != nil {
 		t.Fatal(err)

@@ -6,7 +6,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -229,14 +228,17 @@ func kubectl(t *testing.T, args ...string) (string, error) {
 
 func kubectlIn(t *testing.T, stdin string, args ...string) (string, error) {
 	t.Helper()
+	return c.run(t, stdin, args...)
+}
+
+func (c *cluster) run(t *testing.T, stdin string, args ...string) (string, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	cmd := c.command(ctx, args...)
 	cmd.Stdin = strings.NewReader(stdin)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err := cmd.Run()
-	return out.String(), err
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 // must is kubectl that has to succeed.
