@@ -3,13 +3,18 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"github.com/peapod/peapod/daemon"
+	"github.com/peapod/peapod/image"
 )
 
 func newImage(t terminal) *cobra.Command {
@@ -22,7 +27,7 @@ imported is there for the next Pod at once.`,
   sudo peapod image list
   sudo peapod image remove web:1`,
 		Args: noArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+		RunE: showHelp,
 	}
 	c.AddCommand(newImageImport(t), newImagePull(t), newImageList(t), newImageRemove(t))
 	return c
@@ -40,6 +45,7 @@ func newImageImport(t terminal) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			defer store.Close()
 			line := newProgress(t.err)
 			defer line.done()
 			for _, f := range files {
@@ -72,6 +78,7 @@ func newImagePull(t terminal) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			defer store.Close()
 			line := newProgress(t.err)
 			defer line.done()
 			for _, ref := range refs {
@@ -95,26 +102,20 @@ func newImagePull(t terminal) *cobra.Command {
 func newImageList(t terminal) *cobra.Command {
 	var dir string
 	c := &cobra.Command{
-		Use:   "list",
-		Short: "List the images of this node",
-		Args:  noArgs,
+		Use:               "list",
+		Short:             "List the images of this node",
+		Example:           "  sudo peapod image list",
+		Args:              noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			store, err := daemon.OpenImages(dir, slog.New(slog.DiscardHandler))
-			if err != nil {
-				return err
-			}
-			images, err := store.List(c.Context())
+			images, err := listImages(c.Context(), dir)
 			if err != nil {
 				return err
 			}
 			w := tabwriter.NewWriter(t.out, 0, 0, 3, ' ', 0)
 			fmt.Fprintln(w, "IMAGE\tID\tSIZE")
 			for _, i := range images {
-				names := i.RepoTags
-				if len(names) == 0 {
-					names = append([]string{"<none>"}, i.RepoDigests...)[:1]
-				}
-				for _, n := range names {
+				for _, n := range namesOf(i) {
 					fmt.Fprintf(w, "%s\t%s\t%s\n", n, shortID(i.ID), size(i.Size))
 				}
 			}
@@ -125,17 +126,35 @@ func newImageList(t terminal) *cobra.Command {
 	return c
 }
 
+// listImages are the images in a data folder; where there is no folder yet,
+// there are none.
+func listImages(ctx context.Context, dir string) ([]image.Image, error) {
+	store, err := daemon.FindImages(dir, slog.New(slog.DiscardHandler))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	return store.List(ctx)
+}
+
 func newImageRemove(t terminal) *cobra.Command {
 	var dir string
 	c := &cobra.Command{
 		Use:   "remove IMAGE...",
 		Short: "Remove images by name or ID",
-		Args:  someArgs("image"),
+		Long: `Removes names of images, or by ID an image with all its names. Containers that
+run from one keep its files until they end.`,
+		Example: "  sudo peapod image remove web:1\n  sudo peapod image remove 0f2a9c1be3d4",
+		Args:    someArgs("image"),
 		RunE: func(c *cobra.Command, refs []string) error {
-			store, err := daemon.OpenImages(dir, slog.New(slog.DiscardHandler))
+			store, err := daemon.FindImages(dir, slog.New(slog.DiscardHandler))
 			if err != nil {
-				return err
+				return fmt.Errorf("cannot remove image %s: %w", refs[0], err)
 			}
+			defer store.Close()
 			for _, ref := range refs {
 				if err := store.Remove(c.Context(), ref); err != nil {
 					return err
@@ -146,7 +165,26 @@ func newImageRemove(t terminal) *cobra.Command {
 		},
 	}
 	dataDirFlag(c, &dir)
+	c.ValidArgsFunction = func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		images, err := listImages(c.Context(), dir)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		var names []string
+		for _, i := range images {
+			names = append(names, i.RepoTags...)
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
 	return c
+}
+
+// namesOf are the tags of an image, else its first digest reference.
+func namesOf(i image.Image) []string {
+	if len(i.RepoTags) > 0 {
+		return i.RepoTags
+	}
+	return append(slices.Clone(i.RepoDigests), "<none>")[:1]
 }
 
 func nameOf(tags []string, id string) string {

@@ -46,8 +46,9 @@ func kubectl(args []string) int {
 	return exitOK
 }
 
-// clusterKubeconfig is the kubeconfig to use when the user named none: the
-// admin's of this machine's cluster, if there is one.
+// clusterKubeconfig is the kubeconfig to use when the user named no cluster:
+// the admin's of this machine's. It is named also when it is missing: another
+// cluster, which ~/.kube/config may know, is never meant by `peapod kubectl`.
 func clusterKubeconfig(args []string, getenv func(string) string) string {
 	if getenv("KUBECONFIG") != "" {
 		return ""
@@ -56,7 +57,8 @@ func clusterKubeconfig(args []string, getenv func(string) string) string {
 		if a == "--" {
 			break
 		}
-		if a == "--kubeconfig" || strings.HasPrefix(a, "--kubeconfig=") || a == "--server" || a == "-s" || strings.HasPrefix(a, "--server=") {
+		flag, _, _ := strings.Cut(a, "=")
+		if flag == "--kubeconfig" || flag == "--server" || flag == "-s" {
 			return ""
 		}
 	}
@@ -64,9 +66,5 @@ func clusterKubeconfig(args []string, getenv func(string) string) string {
 	if dir == "" {
 		dir = daemon.DefaultDataDir
 	}
-	path := filepath.Join(dir, daemon.KubeconfigName)
-	if _, err := os.Stat(path); err != nil {
-		return ""
-	}
-	return path
+	return filepath.Join(dir, daemon.KubeconfigName)
 }

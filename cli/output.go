@@ -3,7 +3,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,9 +10,6 @@ import (
 
 	"golang.org/x/term"
 )
-
-// errReported is an error whose text the user has seen already.
-var errReported = errors.New("reported")
 
 // Colours are ANSI SGR parameters.
 const (

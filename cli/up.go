@@ -4,7 +4,9 @@ package cli
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,12 +23,13 @@ func newUp(t terminal) *cobra.Command {
 		Long: `Starts etcd, the API server, the scheduler, the controllers, the node agent and
 the container runtime in one process, and prints one line when the node is Ready.
 SIGTERM or Ctrl-C stops it and leaves the Pods running; the next "peapod up"
-finds them untouched. "peapod down" ends them.`,
+finds them untouched. "peapod down" ends them. A second Ctrl-C stops it at once.`,
 		Example: `  sudo peapod up
   sudo peapod up --data-dir /srv/pods --listen 0.0.0.0:6443
   sudo peapod up --runtime-endpoint unix:///run/containerd/containerd.sock
   sudo peapod up --etcd-endpoints https://10.0.0.5:2379 --etcd-cafile ca.crt --etcd-certfile c.crt --etcd-keyfile c.key`,
-		Args: noArgs,
+		Args:              noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			begin := time.Now()
 			line := newProgress(t.err)
@@ -81,15 +84,26 @@ func newDown(t terminal) *cobra.Command {
 		Short: "End all Pods gracefully and leave nothing on the machine",
 		Long: `Stops the running "peapod up", gives every Pod its grace period, and removes all
 processes, mounts, links, namespaces, cgroups and rules it made. The state stays:
-the next "peapod up" starts the Pods again. --purge removes the state too.`,
-		Example: "  sudo peapod down\n  sudo peapod down --data-dir /srv/pods --purge",
-		Args:    noArgs,
+the next "peapod up" starts the Pods again. --purge removes the state too.
+
+It may be interrupted and run again; a second Ctrl-C ends it at once.`,
+		Example: `  sudo peapod down
+  sudo peapod down --grace 1s
+  sudo peapod down --data-dir /srv/pods --purge`,
+		Args:              noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			line := newProgress(t.err)
 			defer line.done()
 			o.Log = newLogger(t, verbosity)
 			o.Progress = func(step string) { line.say("peapod: %s", step) }
-			return daemon.Down(c.Context(), o)
+			ended, err := daemon.Down(c.Context(), o)
+			line.done()
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(t.out, "%s %s\n", paint(t.out, green, "peapod:"), downLine(ended, o))
+			return nil
 		},
 	}
 	dataDirFlag(c, &o.DataDir)
@@ -99,34 +113,63 @@ the next "peapod up" starts the Pods again. --purge removes the state too.`,
 	return c
 }
 
+// downLine says what has become of the data folder.
+func downLine(e daemon.Ended, o daemon.DownOptions) string {
+	switch {
+	case !e.Found:
+		return "nothing to end: no node has been started in " + o.DataDir
+	case !o.Purge:
+		return "all Pods have ended; the state is kept in " + o.DataDir
+	case len(e.Foreign) > 0:
+		return fmt.Sprintf("all Pods have ended; %s is removed but for what is not Peapod's: %s", o.DataDir, strings.Join(e.Foreign, ", "))
+	default:
+		return fmt.Sprintf("all Pods have ended; %s is removed", o.DataDir)
+	}
+}
+
 func newDoctor(t terminal) *cobra.Command {
 	var dir string
 	c := &cobra.Command{
-		Use:     "doctor",
-		Short:   "Say what this machine has and lacks for Pods, and how to mend it",
-		Example: "  sudo peapod doctor",
-		Args:    noArgs,
+		Use:   "doctor",
+		Short: "Say what this machine has and lacks for Pods, and how to mend it",
+		Long: `Looks at everything that Pods need of this machine. A line that begins with ok is
+fine; with warn, Pods run but something is worse than it could be; with FAIL, Pods
+cannot run, and the exit code is 3.`,
+		Example: `  sudo peapod doctor
+  sudo peapod doctor --data-dir /srv/pods`,
+		Args:              noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			unfit := false
-			for _, f := range daemon.Examine(c.Context(), dir) {
-				mark, colour := "ok", green
-				switch f.Level {
-				case daemon.Poor:
-					mark, colour = "warn", yellow
-				case daemon.Fatal:
-					mark, colour, unfit = "FAIL", red, true
-				}
-				fmt.Fprintf(t.out, "%s  %-12s %s\n", paint(t.out, colour, fmt.Sprintf("%-4s", mark)), f.Subject, f.Found)
-				if f.Mend != "" {
-					fmt.Fprintf(t.out, "      %-12s mend: %s\n", "", f.Mend)
-				}
-			}
-			if unfit {
-				return fmt.Errorf("%w: mend what is marked FAIL", daemon.ErrUnfit)
-			}
-			return nil
+			return report(t.out, daemon.Examine(c.Context(), dir))
 		},
 	}
 	dataDirFlag(c, &dir)
 	return c
+}
+
+// report prints findings; one that is fatal makes it an error.
+func report(w io.Writer, findings []daemon.Finding) error {
+	unfit := false
+	for _, f := range findings {
+		mark, colour := "ok", green
+		switch f.Level {
+		case daemon.Poor:
+			mark, colour = "warn", yellow
+		case daemon.Fatal:
+			mark, colour, unfit = "FAIL", red, true
+		}
+		fmt.Fprintf(w, "%s  %-12s %s\n", paint(w, colour, fmt.Sprintf("%-4s", mark)), f.Subject, indented(f.Found))
+		if f.Mend != "" {
+			fmt.Fprintf(w, "      %-12s mend: %s\n", "", f.Mend)
+		}
+	}
+	if unfit {
+		return fmt.Errorf("%w: mend what is marked FAIL", daemon.ErrUnfit)
+	}
+	return nil
+}
+
+// indented keeps a text of several lines in its column.
+func indented(s string) string {
+	return strings.ReplaceAll(s, "\n", "\n"+strings.Repeat(" ", 19))
 }

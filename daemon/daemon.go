@@ -9,19 +9,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
-	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 
@@ -36,12 +36,35 @@ import (
 )
 
 // OpenImages opens the image store of a data folder, with or without a node
-// running on it.
+// running on it, and makes both where they are missing.
 func OpenImages(dataDir string, log *slog.Logger) (*image.Store, error) {
 	l, err := newLayout(dataDir)
 	if err != nil {
 		return nil, err
 	}
+	if _, err := l.claim(); err != nil {
+		return nil, err
+	}
+	return l.openImages(log)
+}
+
+// FindImages is OpenImages that makes nothing: without a data folder it is
+// fs.ErrNotExist.
+func FindImages(dataDir string, log *slog.Logger) (*image.Store, error) {
+	l, err := newLayout(dataDir)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := l.readMarker(); err != nil {
+		if l.empty() {
+			err = fmt.Errorf("cannot use data folder %s: %w", l.root, fs.ErrNotExist)
+		}
+		return nil, err
+	}
+	return l.openImages(log)
+}
+
+func (l layout) openImages(log *slog.Logger) (*image.Store, error) {
 	return image.Open(l.path("images"), image.Options{HostsDir: l.path("registries"), Log: log})
 }
 
@@ -51,33 +74,64 @@ func Up(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if err := fit(examineFatal(s.root)); err != nil {
+	if err := fit(examineFatal(s.root, s.RuntimeEndpoint == "")); err != nil {
 		return err
 	}
 	quiet(s.Log)
+	m, err := s.claim()
+	if err != nil {
+		return err
+	}
 	unlock, err := s.lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	first := s.untouched()
+	if m.Runtime != s.RuntimeEndpoint {
+		if !first {
+			return fmt.Errorf("the Pods of %s are on %s; end them with `peapod down` before they can be started on %s", s.root, runtimeName(m.Runtime), runtimeName(s.RuntimeEndpoint))
+		}
+		m.Runtime = s.RuntimeEndpoint
+		if err := s.writeMarker(m); err != nil {
+			return err
+		}
+	}
+	started, err := s.run(ctx)
+	if err != nil && !started && first {
+		// Nothing has come of it: the machine is as it was.
+		back := DownOptions{Log: s.Log, Progress: s.Progress}
+		err = errors.Join(err, s.takeBack(context.WithoutCancel(ctx), back))
+	}
+	return err
+}
+
+// run starts the parts and waits for the end of ctx, or of one of them.
+func (s settings) run(ctx context.Context) (started bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	d := &node{settings: s, fail: cancel}
 	defer d.stop()
-	if err := d.start(ctx); err != nil {
-		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
-			return cause
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		return err
+	err = d.start(ctx)
+	if err == nil {
+		started = true
+		<-ctx.Done()
 	}
-	<-ctx.Done()
-	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
-		return cause
+	// Whatever else has come to an end was ended by the first cause.
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
 	}
-	return nil
+	if errors.Is(err, context.Canceled) {
+		return started, nil
+	}
+	return started, err
+}
+
+func runtimeName(endpoint string) string {
+	if endpoint == "" {
+		return "the built-in runtime"
+	}
+	return "the runtime at " + endpoint
 }
 
 // quiet sends what the libraries have to say to our log, and only when asked.
@@ -103,7 +157,8 @@ type node struct {
 	current atomic.Pointer[runtime.Runtime]
 
 	parts sync.WaitGroup
-	stops []func() // in the order of starting; run from the last
+	mu    sync.Mutex // guards stops while parts start together
+	stops []func()   // in the order of starting; run from the last
 }
 
 // part runs f as one part of the node; its failure ends the node.
@@ -116,7 +171,13 @@ func (d *node) part(ctx context.Context, what string, f func(context.Context) er
 			d.fail(fmt.Errorf("%s has failed: %w", what, err))
 		}
 	})
-	d.stops = append(d.stops, func() { cancel(); <-done })
+	d.onStop(func() { cancel(); <-done })
+}
+
+func (d *node) onStop(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stops = append(d.stops, f)
 }
 
 func (d *node) stop() {
@@ -134,9 +195,18 @@ func (d *node) start(ctx context.Context) error {
 	}
 	// The runtime and the API do not need each other: they start together.
 	below := make(chan error, 1)
-	go func() { below <- d.startRuntime(ctx) }()
+	go func() {
+		err := d.startRuntime(ctx)
+		if err != nil {
+			d.fail(err) // the API may be waiting for its store
+		}
+		below <- err
+	}()
 	d.Progress("starting the API server")
 	err := d.startAPI(ctx)
+	if err != nil {
+		d.fail(err)
+	}
 	if err := errors.Join(<-below, err); err != nil {
 		return err
 	}
@@ -223,12 +293,12 @@ func dialable(a netip.AddrPort) netip.AddrPort {
 // startRuntime makes the built-in runtime, or finds the external one.
 func (d *node) startRuntime(ctx context.Context) error {
 	if d.RuntimeEndpoint != "" {
-		c, conn, err := cri.Dial(d.RuntimeEndpoint)
+		c, conn, err := dialRuntime(ctx, d.RuntimeEndpoint)
 		if err != nil {
 			return err
 		}
 		d.cri = c
-		d.stops = append([]func(){func() { conn.Close() }}, d.stops...)
+		d.onStop(func() { conn.Close() })
 		return nil
 	}
 	var err error
@@ -245,6 +315,23 @@ func (d *node) startRuntime(ctx context.Context) error {
 	}
 	d.cri = cri.Direct(func() cri.Server { return d.current.Load() })
 	return nil
+}
+
+// answerWithin is how long an external runtime may take to say who it is.
+const answerWithin = 10 * time.Second
+
+// dialRuntime finds the external runtime and asks whether it is one.
+func dialRuntime(ctx context.Context, socket string) (cri.Client, io.Closer, error) {
+	c, conn, err := cri.Dial(socket)
+	if err != nil {
+		return c, nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	if _, err := c.Runtime.Version(ctx, &runtimeapi.VersionRequest{}); err != nil {
+		return c, nil, errors.Join(fmt.Errorf("cannot use the container runtime at %s: %w", socket, err), conn.Close())
+	}
+	return c, conn, nil
 }
 
 // newRuntime makes a runtime over a keeper and keeps both going: a keeper that
@@ -311,37 +398,4 @@ func keeperBinary() (string, error) {
 		return "", fmt.Errorf("cannot find peapod-keeper beside peapod: %w", err)
 	}
 	return path, nil
-}
-
-// lock keeps a second node off the data folder; the file holds our pid.
-func (l layout) lock() (unlock func(), err error) {
-	if err := os.MkdirAll(filepath.Dir(l.lockFile()), 0o700); err != nil {
-		return nil, fmt.Errorf("cannot use data folder: %w", err)
-	}
-	f, err := os.OpenFile(l.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("cannot use data folder: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("cannot use data folder %s: another peapod (pid %d) runs on it; stop it with Ctrl-C or `peapod down`, or choose another with --data-dir", l.root, l.holder())
-	}
-	if err := f.Truncate(0); err == nil {
-		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("cannot use data folder: %w", err)
-	}
-	return func() { f.Close() }, nil
-}
-
-// holder is the pid in the lock file, or 0.
-func (l layout) holder() int {
-	b, err := os.ReadFile(l.lockFile())
-	if err != nil {
-		return 0
-	}
-	pid, _ := strconv.Atoi(strings.TrimSpace(string(b))) // 0 when it is not one
-	return pid
 }

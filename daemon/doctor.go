@@ -39,16 +39,18 @@ type Finding struct {
 // Examine looks at everything a node needs of this machine. dataDir is where
 // the state would be kept.
 func Examine(ctx context.Context, dataDir string) []Finding {
-	return append(examineFatal(dataDir), examineRuntimes(ctx), examineOOM(), examineFiles())
+	return append(examineFatal(dataDir, true), examineRuntimes(ctx), examineOOM(), examineFiles())
 }
 
-// examineFatal is the quick part that `up` runs before it starts anything.
-// The OCI runtime is left to the launcher's own trial start.
-func examineFatal(dataDir string) []Finding {
-	return []Finding{
-		examineRoot(), examineKernel(), examineCgroups("/proc/self/mountinfo"), examineOverlay("/proc/filesystems"),
-		examineNftables(), examineForwarding(), examineDataDir(dataDir),
+// examineFatal is the quick part that `up` runs before it starts anything. The
+// OCI runtime is left to the launcher's own trial start; with an external CRI
+// runtime much is that one's business.
+func examineFatal(dataDir string, builtIn bool) []Finding {
+	found := []Finding{examineRoot(), examineKernel(), examineCgroups("/proc/self/mountinfo")}
+	if builtIn {
+		found = append(found, examineOverlay("/proc/filesystems"), examineNftables(), examineForwarding(), examineDataDir(dataDir), examineKeeper())
 	}
+	return found
 }
 
 // fit turns the fatal findings into one error.
@@ -229,6 +231,15 @@ func examineDataDir(dir string) Finding {
 		f.Level, f.Mend = Poor, "free some space: images are kept there"
 	}
 	return f
+}
+
+// examineKeeper looks for the program that holds the containers' output.
+func examineKeeper() Finding {
+	path, err := keeperBinary()
+	if err != nil {
+		return Finding{"keeper", Fatal, err.Error(), "put peapod-keeper into the folder of peapod; `make build` makes both"}
+	}
+	return Finding{Subject: "keeper", Found: path}
 }
 
 // examineOOM tells why critical Pods may not be protected from the kernel's

@@ -25,12 +25,25 @@ import (
 	"github.com/peapod/peapod/sandbox"
 )
 
+// Ended says what `peapod down` has left.
+type Ended struct {
+	// Found is false when there was no node.
+	Found bool
+	// Foreign are the files that a purge has left in the data folder, because
+	// they are not Peapod's.
+	Foreign []string
+}
+
 // Down stops the node of a data folder, ends its Pods and takes everything
-// back that it made on the machine. It may be repeated.
-func Down(ctx context.Context, o DownOptions) error {
+// back that it made on the machine. It may be repeated. A folder that is not
+// Peapod's is ErrForeign, and is not touched.
+func Down(ctx context.Context, o DownOptions) (Ended, error) {
 	l, err := newLayout(o.DataDir)
 	if err != nil {
-		return err
+		return Ended{}, err
+	}
+	if o.Grace < 0 {
+		return Ended{}, misuse("--grace %s: want 0 or more", o.Grace)
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -38,18 +51,43 @@ func Down(ctx context.Context, o DownOptions) error {
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
-	if _, err := os.Stat(l.root); errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if _, err := l.readMarker(); err != nil {
+		if errors.Is(err, fs.ErrNotExist) || l.empty() {
+			return Ended{}, nil
+		}
+		return Ended{}, err
 	}
 	quiet(o.Log)
 	o.Progress("stopping the node")
 	unlock, err := l.takeOver(ctx)
 	if err != nil {
-		return err
+		return Ended{}, err
 	}
 	defer unlock()
+	if err := l.takeBack(ctx, o); err != nil {
+		return Ended{}, err
+	}
+	if !o.Purge {
+		return Ended{Found: true}, nil
+	}
+	foreign, err := l.purge()
+	return Ended{true, foreign}, err
+}
+
+// takeBack ends all Pods and removes what the node has made on the machine.
+func (l layout) takeBack(ctx context.Context, o DownOptions) error {
+	// Another `down` may have had the lock before us.
+	m, err := l.readMarker()
+	if err != nil {
+		return err
+	}
 	o.Progress("ending pods")
-	if err := l.endPods(ctx, o); err != nil {
+	if m.Runtime != "" {
+		err = l.endForeignPods(ctx, m.Runtime, o)
+	} else {
+		err = l.endPods(ctx, o)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot end all pods: %w", err)
 	}
 	o.Progress("cleaning up")
@@ -59,50 +97,49 @@ func Down(ctx context.Context, o DownOptions) error {
 	if err := removeCgroups(l.instance); err != nil {
 		return err
 	}
-	for _, dir := range []string{"runtime", "keeper", "node", "run"} {
-		if err := os.RemoveAll(l.path(dir)); err != nil {
-			return fmt.Errorf("cannot clean up: %w", err)
-		}
+	if err := l.remove(passing...); err != nil {
+		return err
 	}
-	if !o.Purge {
+	if m.Runtime == "" {
 		return nil
 	}
-	if err := os.RemoveAll(l.podLogs()); err != nil {
-		return fmt.Errorf("cannot remove pod logs: %w", err)
-	}
-	if err := os.RemoveAll(l.root); err != nil {
-		return fmt.Errorf("cannot remove data folder: %w", err)
-	}
-	return nil
+	m.Runtime = ""
+	return l.writeMarker(m)
 }
 
 // takeOver asks a running node to stop and takes its lock.
 func (l layout) takeOver(ctx context.Context) (unlock func(), err error) {
-	if unlock, err := l.lock(); err == nil {
-		return unlock, nil
+	unlock, err = l.lock()
+	if !errors.Is(err, errInUse) {
+		return unlock, err
 	}
-	if pid := l.holder(); pid > 1 {
-		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return nil, fmt.Errorf("cannot stop peapod (pid %d): %w", pid, err)
+	fail := func(err error) (func(), error) {
+		return nil, fmt.Errorf("cannot take over data folder %s: %w", l.root, err)
+	}
+	if p, pid, err := l.holder(); err == nil {
+		err = p.Signal(syscall.SIGTERM)
+		p.Close()
+		if err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fail(fmt.Errorf("cannot stop peapod (pid %d): %w", pid, err))
 		}
 	}
 	f, err := os.OpenFile(l.lockFile(), os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("cannot take over data folder: %w", err)
+		return fail(bare(err))
 	}
+	// When ctx ends first, the goroutine ends with the node that is in the way.
 	got := make(chan error, 1)
 	go func() { got <- unix.Flock(int(f.Fd()), unix.LOCK_EX) }()
 	select {
-	case err := <-got:
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("cannot take over data folder: %w", err)
-		}
-		return func() { f.Close() }, nil
+	case err = <-got:
 	case <-ctx.Done():
-		f.Close()
-		return nil, ctx.Err()
+		err = context.Cause(ctx)
 	}
+	if err != nil {
+		f.Close()
+		return fail(err)
+	}
+	return l.locked(f)
 }
 
 // endPods ends every Pod with its grace and hooks, then removes what is left
@@ -150,6 +187,20 @@ func (l layout) endPods(ctx context.Context, o DownOptions) error {
 	err = errors.Join(err, r.Down(ctx))
 	cancel()
 	return errors.Join(err, <-done, k.Stop(ctx, true))
+}
+
+// endForeignPods ends the Pods on a runtime of the user's.
+func (l layout) endForeignPods(ctx context.Context, endpoint string, o DownOptions) error {
+	client, conn, err := dialRuntime(ctx, endpoint)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	agent, err := nodeagent.New(nodeagent.Config{CRI: client, Dir: l.path("node"), LogDir: l.podLogs(), CgroupRoot: l.instance, IP: net.IPv4zero, Log: o.Log})
+	if err != nil {
+		return err
+	}
+	return agent.TerminateAll(ctx, o.Grace)
 }
 
 // networkToEnd opens the network as it was; its range is in its own records.

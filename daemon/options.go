@@ -5,10 +5,10 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -32,6 +32,17 @@ var Version = "v0.1.0-dev"
 
 // ErrUnfit says that this machine cannot run Pods.
 var ErrUnfit = errors.New("this machine cannot run Pods")
+
+// ErrOptions says that Options or DownOptions make no sense. Errors of this
+// class name the flag.
+var ErrOptions = errors.New("bad options")
+
+// optionError is of the class ErrOptions, without saying so.
+type optionError struct{ error }
+
+func (e optionError) Unwrap() []error { return []error{e.error, ErrOptions} }
+
+func misuse(format string, args ...any) error { return optionError{fmt.Errorf(format, args...)} }
 
 // Options is what `peapod up` was asked for.
 type Options struct {
@@ -79,46 +90,6 @@ type DownOptions struct {
 	Progress func(step string)
 }
 
-// layout names the places of one node. Everything but the Pod logs of the
-// default data folder lies inside it.
-type layout struct {
-	root string
-	// instance is the short name that keeps several Peapods on one machine
-	// apart: cgroup root, nftables table, links.
-	instance string
-}
-
-func newLayout(dataDir string) (layout, error) {
-	root, err := filepath.Abs(dataDir)
-	if err != nil {
-		return layout{}, fmt.Errorf("cannot use data folder %q: %w", dataDir, err)
-	}
-	l := layout{root: root, instance: "peapod"}
-	if root != DefaultDataDir {
-		h := fnv.New32a()
-		h.Write([]byte(root))
-		l.instance = fmt.Sprintf("peapod-%08x", h.Sum32())
-	}
-	return l, nil
-}
-
-func (l layout) path(elem ...string) string {
-	return filepath.Join(append([]string{l.root}, elem...)...)
-}
-
-func (l layout) kubeconfig() string { return l.path(KubeconfigName) }
-func (l layout) criSocket() string  { return l.path("run", "cri.sock") }
-func (l layout) lockFile() string   { return l.path("run", "up.lock") }
-
-// podLogs is where log collectors look on every Kubernetes node; another data
-// folder keeps its logs to itself.
-func (l layout) podLogs() string {
-	if l.root == DefaultDataDir {
-		return "/var/log/pods"
-	}
-	return l.path("log", "pods")
-}
-
 // settings are Options checked and parsed.
 type settings struct {
 	Options
@@ -144,10 +115,13 @@ func (o Options) check() (settings, error) {
 		s.NodeName = strings.ToLower(name)
 	}
 	if problems := validation.IsDNS1123Subdomain(s.NodeName); len(problems) > 0 {
-		return s, fmt.Errorf("--node-name %q: %s", s.NodeName, problems[0])
+		return s, misuse("--node-name %q: %s", s.NodeName, problems[0])
 	}
 	if s.listen, err = parseListen("--listen", o.Listen); err != nil {
 		return s, err
+	}
+	if s.listen.Port() == 0 {
+		return s, misuse("--listen %q: want a port from 1 to 65535", o.Listen)
 	}
 	if o.NodeListen == "" {
 		o.NodeListen = ":10250"
@@ -165,7 +139,13 @@ func (o Options) check() (settings, error) {
 		return s, err
 	}
 	if s.pods.Overlaps(s.services) {
-		return s, fmt.Errorf("--pod-cidr %s and --service-cidr %s overlap", s.pods, s.services)
+		return s, misuse("--pod-cidr %s and --service-cidr %s overlap", s.pods, s.services)
+	}
+	if s.RuntimeEndpoint, err = parseEndpoint(o.RuntimeEndpoint); err != nil {
+		return s, err
+	}
+	if err := o.Etcd.check(); err != nil {
+		return s, err
 	}
 	if s.Log == nil {
 		s.Log = slog.Default()
@@ -179,29 +159,62 @@ func (o Options) check() (settings, error) {
 func parseListen(flag, value string) (netip.AddrPort, error) {
 	host, port, err := net.SplitHostPort(value)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("%s %q: want address:port: %w", flag, value, err)
+		return netip.AddrPort{}, misuse("%s %q: want an IP address and a port, such as 127.0.0.1:6443", flag, value)
 	}
 	if host == "" {
 		host = "0.0.0.0"
 	}
 	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("%s %q: want an IP address: %w", flag, value, err)
+	if err != nil || ip.Zone() != "" {
+		return netip.AddrPort{}, misuse("%s %q: %q is not an IP address", flag, value, host)
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("%s %q: want a port from 0 to 65535", flag, value)
+		return netip.AddrPort{}, misuse("%s %q: want a port from 1 to 65535", flag, value)
 	}
 	return netip.AddrPortFrom(ip, uint16(n)), nil
 }
 
-func parseRange(flag, value string, most int) (netip.Prefix, error) {
+// parseRange reads an IPv4 range with room for at least a few addresses.
+func parseRange(flag, value string, smallest int) (netip.Prefix, error) {
+	const largest = 8
 	p, err := netip.ParsePrefix(value)
-	if err != nil {
-		return p, fmt.Errorf("%s %q: %w", flag, value, err)
+	if err != nil || !p.Addr().Is4() {
+		return netip.Prefix{}, misuse("%s %q: want an IPv4 range, such as 10.244.0.0/20", flag, value)
 	}
-	if !p.Addr().Is4() || p.Bits() > most {
-		return p, fmt.Errorf("%s %q: want an IPv4 range of /%d or larger", flag, value, most)
+	if p.Bits() < largest || p.Bits() > smallest {
+		return netip.Prefix{}, misuse("%s %q: want a range from /%d to /%d", flag, value, largest, smallest)
 	}
 	return p.Masked(), nil
+}
+
+// check finds what cannot work without asking the network.
+func (e EtcdOptions) check() error {
+	if len(e.Endpoints) == 0 {
+		for flag, value := range map[string]string{"--etcd-cafile": e.CAFile, "--etcd-certfile": e.CertFile, "--etcd-keyfile": e.KeyFile} {
+			if value != "" {
+				return misuse("%s needs --etcd-endpoints", flag)
+			}
+		}
+		return nil
+	}
+	for _, endpoint := range e.Endpoints {
+		u, err := url.Parse(endpoint)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Port() == "" || u.Hostname() == "" {
+			return misuse("--etcd-endpoints %q: want URLs such as https://10.0.0.5:2379", endpoint)
+		}
+	}
+	if (e.CertFile == "") != (e.KeyFile == "") {
+		return misuse("--etcd-certfile and --etcd-keyfile go together")
+	}
+	return nil
+}
+
+// parseEndpoint reads the address of a CRI socket.
+func parseEndpoint(value string) (socket string, err error) {
+	socket = strings.TrimPrefix(value, "unix://")
+	if value != "" && !filepath.IsAbs(socket) {
+		return "", misuse("--runtime-endpoint %q: want a socket such as unix:///run/containerd/containerd.sock", value)
+	}
+	return socket, nil
 }
