@@ -28,13 +28,13 @@ func Bind(source, target string, recursive bool) error {
 
 // Tmpfs mounts an empty tmpfs of at most size bytes (0: the kernel's default,
 // half of the memory) with the given mode bits at target. Nothing in it may be
-// a device, a set-user-ID program or executed.
-func Tmpfs(target string, size int64, mode os.FileMode) error {
+// a device or a set-user-ID program; flags adds to that, as unix.MS_NOEXEC.
+func Tmpfs(target string, size int64, mode os.FileMode, flags uintptr) error {
 	opts := "mode=" + strconv.FormatUint(uint64(unixMode(mode)), 8)
 	if size > 0 {
 		opts += ",size=" + strconv.FormatInt(size, 10)
 	}
-	if err := unix.Mount("shm", target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, opts); err != nil {
+	if err := unix.Mount("tmpfs", target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|flags, opts); err != nil {
 		return fmt.Errorf("cannot mount tmpfs on %s: %w", target, err)
 	}
 	return nil

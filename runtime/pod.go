@@ -174,7 +174,7 @@ func (p *pod) files() error {
 		if err := os.Mkdir(shm, 0o700); err != nil {
 			return err
 		}
-		if err := linux.Tmpfs(shm, shmSize, 0o777|os.ModeSticky); err != nil {
+		if err := linux.Tmpfs(shm, shmSize, 0o777|os.ModeSticky, unix.MS_NOEXEC); err != nil {
 			return err
 		}
 	}

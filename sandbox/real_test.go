@@ -15,6 +15,7 @@ import (
 
 	ispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/linux"
@@ -65,7 +66,7 @@ func newPod(t *testing.T) *pod {
 			t.Fatal(err)
 		}
 	}
-	if err := linux.Tmpfs(p.dir+"/shm", 64<<20, os.ModeSticky|0o777); err != nil {
+	if err := linux.Tmpfs(p.dir+"/shm", 64<<20, os.ModeSticky|0o777, unix.MS_NOEXEC); err != nil {
 		t.Fatal(err)
 	}
 	busybox, err := os.ReadFile("/bin/busybox")

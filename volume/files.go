@@ -15,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/peapod/peapod/linux"
 )
@@ -49,7 +50,7 @@ func (m *Mounter) write(_ context.Context, p *corev1.Pod, name, kind string, mod
 		return "", err
 	}
 	if !mounted && kind != "configmap" && kind != "downward-api" {
-		if err := linux.Tmpfs(path, 0, 0o777|os.ModeSticky); err != nil {
+		if err := linux.Tmpfs(path, 0, 0o777|os.ModeSticky, 0); err != nil {
 			return "", err
 		}
 	}
@@ -67,69 +68,113 @@ func (m *Mounter) write(_ context.Context, p *corev1.Pod, name, kind string, mod
 }
 
 // publish puts content in place of what is there, in one step: a new folder is
-// filled, and the link ..data is switched to it. Nothing is touched when
-// nothing differs.
+// filled, and the link ..data is switched to it. No file is touched when
+// nothing differs. What a kill left of an earlier try is mended.
 func publish(dir string, content files, group *int64) error {
-	old, err := os.Readlink(filepath.Join(dir, dataLink))
+	for path := range content {
+		if !filepath.IsLocal(path) || strings.HasPrefix(path, "..") {
+			return fmt.Errorf("invalid path: %s", path)
+		}
+	}
+	current, err := os.Readlink(filepath.Join(dir, dataLink))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if old != "" && same(filepath.Join(dir, old), content) {
-		return nil
-	}
-	fresh, err := os.MkdirTemp(dir, time.Now().UTC().Format("..2006_01_02_15_04_05."))
-	if err != nil {
-		return err
-	}
-	if err := os.Chmod(fresh, 0o755); err != nil {
-		return err
-	}
-	for path, f := range content {
-		if err := writeFile(filepath.Join(fresh, path), f, group); err != nil {
+	if current == "" || !same(filepath.Join(dir, current), content) {
+		if current, err = fill(dir, content, group); err != nil {
 			return err
 		}
-	}
-	tmp := filepath.Join(dir, "..data_tmp")
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := os.Symlink(filepath.Base(fresh), tmp); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, filepath.Join(dir, dataLink)); err != nil {
-		return err
 	}
 	if err := linkTops(dir, content); err != nil {
 		return err
 	}
-	if old != "" {
-		return os.RemoveAll(filepath.Join(dir, old))
+	return removeOld(dir, current)
+}
+
+// fill makes the new folder and switches to it.
+func fill(dir string, content files, group *int64) (string, error) {
+	fresh, err := os.MkdirTemp(dir, time.Now().UTC().Format("..2006_01_02_15_04_05."))
+	if err != nil {
+		return "", err
+	}
+	if err := os.Chmod(fresh, 0o755); err != nil {
+		return "", err
+	}
+	for path, f := range content {
+		if err := writeFile(filepath.Join(fresh, path), f); err != nil {
+			return "", err
+		}
+	}
+	if group != nil {
+		if err := errors.Join(own(fresh, *group, 0o440), ownOne(dir, *group, 0o440)); err != nil {
+			return "", err
+		}
+	}
+	tmp := filepath.Join(dir, "..data_tmp")
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if err := os.Symlink(filepath.Base(fresh), tmp); err != nil {
+		return "", err
+	}
+	return filepath.Base(fresh), os.Rename(tmp, filepath.Join(dir, dataLink))
+}
+
+// removeOld removes the folders that are not the current one.
+func removeOld(dir, current string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() && strings.HasPrefix(e.Name(), "..") && e.Name() != current {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
-func writeFile(path string, f file, group *int64) error {
+func writeFile(path string, f file) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
 	if err := os.WriteFile(path, f.data, 0o600); err != nil {
 		return err
 	}
-	mode := fs.FileMode(f.mode)
-	uid, gid := -1, -1
 	if f.uid != nil {
-		uid = int(*f.uid)
-	}
-	if group != nil {
-		gid, mode = int(*group), mode|0o040|(mode&0o100)>>3
-	}
-	if uid >= 0 || gid >= 0 {
-		if err := os.Chown(path, uid, gid); err != nil {
+		if err := os.Chown(path, int(*f.uid), -1); err != nil {
 			return err
 		}
 	}
 	// Past the umask.
-	return os.Chmod(path, mode)
+	return os.Chmod(path, fs.FileMode(f.mode))
+}
+
+// own gives a tree to a group, with at least the given permissions; what is
+// made in it later belongs to the group too.
+func own(root string, group int64, permissions fs.FileMode) error {
+	return filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return ownOne(path, group, permissions)
+	})
+}
+
+func ownOne(path string, group int64, permissions fs.FileMode) error {
+	if err := os.Lchown(path, -1, int(group)); err != nil {
+		return err
+	}
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode()&fs.ModeSymlink != 0 {
+		return err
+	}
+	if info.IsDir() {
+		permissions |= fs.ModeSetgid | 0o110
+	}
+	return os.Chmod(path, info.Mode()|permissions)
 }
 
 // linkTops makes one link per top name into ..data, and removes those of files
@@ -182,10 +227,10 @@ func same(dir string, content files) bool {
 
 func (m *Mounter) configMap(ctx context.Context, p *corev1.Pod, s *corev1.ConfigMapVolumeSource) (files, error) {
 	c, err := m.Sources.ConfigMap(ctx, p.Namespace, s.Name)
+	if apierrors.IsNotFound(err) && optional(s.Optional) {
+		return files{}, nil
+	}
 	if err != nil {
-		if optional(s.Optional) {
-			return files{}, nil
-		}
 		return nil, err
 	}
 	data := map[string][]byte{}
@@ -200,10 +245,10 @@ func (m *Mounter) configMap(ctx context.Context, p *corev1.Pod, s *corev1.Config
 
 func (m *Mounter) secret(ctx context.Context, p *corev1.Pod, s *corev1.SecretVolumeSource) (files, error) {
 	o, err := m.Sources.Secret(ctx, p.Namespace, s.SecretName)
+	if apierrors.IsNotFound(err) && optional(s.Optional) {
+		return files{}, nil
+	}
 	if err != nil {
-		if optional(s.Optional) {
-			return files{}, nil
-		}
 		return nil, err
 	}
 	return project(o.Data, s.Items, optional(s.Optional), "secret")

@@ -14,50 +14,74 @@ import (
 // hostPath checks that the node's path is what the Pod expects, and makes it
 // where it may.
 func hostPath(h *corev1.HostPathVolumeSource) (string, error) {
-	kind := corev1.HostPathUnset
-	if h.Type != nil {
-		kind = *h.Type
-	}
-	info, err := os.Stat(h.Path)
-	missing := errors.Is(err, fs.ErrNotExist)
-	if err != nil && !missing {
-		return "", err
-	}
-	is := func(ok bool, what string) (string, error) {
-		if missing || !ok {
-			return "", fmt.Errorf("hostPath type check failed: %s is not a %s", h.Path, what)
-		}
+	if h.Type == nil || *h.Type == corev1.HostPathUnset {
 		return h.Path, nil
 	}
-	mode := fs.FileMode(0)
-	if info != nil {
-		mode = info.Mode()
-	}
-	switch kind {
+	_, err := os.Stat(h.Path)
+	missing := errors.Is(err, fs.ErrNotExist)
+	want, expected := *h.Type, ""
+	switch *h.Type {
 	case corev1.HostPathDirectoryOrCreate:
 		if missing {
 			return h.Path, os.MkdirAll(h.Path, 0o755)
 		}
-		return is(mode.IsDir(), "directory")
+		want, expected = corev1.HostPathDirectory, "directory"
 	case corev1.HostPathDirectory:
-		return is(mode.IsDir(), "directory")
+		expected = "directory"
 	case corev1.HostPathFileOrCreate:
 		if missing {
-			f, err := os.OpenFile(h.Path, os.O_CREATE|os.O_EXCL, 0o644)
-			if err != nil {
-				return "", err
-			}
-			return h.Path, f.Close()
+			return h.Path, makeFile(h.Path)
 		}
-		return is(mode.IsRegular(), "file")
+		want, expected = corev1.HostPathFile, "file"
 	case corev1.HostPathFile:
-		return is(mode.IsRegular(), "file")
+		expected = "file"
 	case corev1.HostPathSocket:
-		return is(mode&fs.ModeSocket != 0, "socket file")
+		expected = "socket file"
 	case corev1.HostPathCharDev:
-		return is(mode&fs.ModeCharDevice != 0, "character device")
+		expected = "character device"
 	case corev1.HostPathBlockDev:
-		return is(mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0, "block device")
+		expected = "block device"
+	default:
+		return "", fmt.Errorf("%s is an invalid volume type", *h.Type)
+	}
+	is, err := typeOf(h.Path)
+	if err != nil {
+		return "", fmt.Errorf("hostPath type check failed, %s is not a %s, unable to determine its type: %w", h.Path, expected, err)
+	}
+	if is != want {
+		return "", fmt.Errorf("hostPath type check failed: %s is not a %s, it's a %s", h.Path, expected, is)
 	}
 	return h.Path, nil
+}
+
+func makeFile(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// typeOf finds what a path is, behind links.
+func typeOf(path string) (corev1.HostPathType, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("path %q does not exist", path)
+	}
+	if err != nil {
+		return "", err
+	}
+	switch mode := info.Mode(); {
+	case mode.IsDir():
+		return corev1.HostPathDirectory, nil
+	case mode.IsRegular():
+		return corev1.HostPathFile, nil
+	case mode&fs.ModeSocket != 0:
+		return corev1.HostPathSocket, nil
+	case mode&fs.ModeCharDevice != 0:
+		return corev1.HostPathCharDev, nil
+	case mode&fs.ModeDevice != 0:
+		return corev1.HostPathBlockDev, nil
+	}
+	return "", errors.New("only recognise file, directory, socket, block device and character device")
 }

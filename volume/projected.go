@@ -6,9 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"path/filepath"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -38,29 +36,6 @@ func (m *Mounter) projected(ctx context.Context, p *corev1.Pod, s *corev1.Projec
 		maps.Copy(out, part)
 	}
 	return out, nil
-}
-
-// token asks for a service account token that lives no longer than the Pod.
-func (m *Mounter) token(ctx context.Context, p *corev1.Pod, t *corev1.ServiceAccountTokenProjection) (files, error) {
-	r := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
-		ExpirationSeconds: t.ExpirationSeconds,
-		BoundObjectRef:    &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: p.Name, UID: p.UID},
-	}}
-	if t.Audience != "" {
-		r.Spec.Audiences = []string{t.Audience}
-	}
-	got, err := m.Sources.Token(ctx, p.Namespace, p.Spec.ServiceAccountName, r)
-	if err != nil {
-		return nil, fmt.Errorf("failed to fetch token: %w", err)
-	}
-	f := file{data: []byte(got.Status.Token), mode: 0o644}
-	// A token is its reader's alone when all containers run as one user.
-	if uid := onlyUser(p); uid != nil && fsGroup(p) == nil {
-		f.uid, f.mode = uid, 0o600
-	} else if fsGroup(p) != nil {
-		f.mode = 0o600
-	}
-	return files{filepath.Clean(t.Path): f}, nil
 }
 
 // onlyUser is the user all containers run as, if there is one.

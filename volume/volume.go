@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -38,6 +39,12 @@ type Mounter struct {
 	Sources Sources
 	// Allocatable of the node, for resourceFieldRef without a limit.
 	Allocatable func() corev1.ResourceList
+	// Due, if set, is told that the volumes of a Pod should be mounted again:
+	// a token in them is about to expire.
+	Due func(uid types.UID)
+
+	mu     sync.Mutex // guards tokens
+	tokens map[types.UID]map[string]*heldToken
 }
 
 // PodDir is the folder of a Pod.
@@ -95,15 +102,23 @@ func Live(v corev1.Volume) bool {
 // Unmount removes all volumes and the folder of a Pod. Mounts that are busy
 // are detached, links are not followed, and repeating it is no error.
 func (m *Mounter) Unmount(uid types.UID) error {
+	m.dropTokens(uid)
 	dir := m.PodDir(uid)
 	mounts, err := linux.MountsBelow(dir)
 	if err != nil {
 		return fmt.Errorf("cannot remove volumes of pod %s: %w", uid, err)
 	}
-	for i := len(mounts) - 1; i >= 0; i-- {
-		if err := linux.Detach(mounts[i]); err != nil {
+	for _, mount := range mounts {
+		if err := linux.Detach(mount); err != nil {
 			return fmt.Errorf("cannot remove volumes of pod %s: %w", uid, err)
 		}
+	}
+	// What is mounted there is not the Pod's: it must not be removed with it.
+	if mounts, err = linux.MountsBelow(dir); err == nil && len(mounts) > 0 {
+		err = fmt.Errorf("%s is still mounted", mounts[0])
+	}
+	if err != nil {
+		return fmt.Errorf("cannot remove volumes of pod %s: %w", uid, err)
 	}
 	if err := os.RemoveAll(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot remove volumes of pod %s: %w", uid, err)
