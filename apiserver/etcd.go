@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/version"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	etcdkubernetes "go.etcd.io/etcd/client/v3/kubernetes"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
@@ -20,6 +22,7 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/cacher"
 	"k8s.io/apiserver/pkg/storage/etcd3"
+	etcdfeature "k8s.io/apiserver/pkg/storage/feature"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 	"k8s.io/apiserver/pkg/storage/value/encrypt/identity"
@@ -69,9 +72,20 @@ func startEtcd(ctx context.Context, dir string) (*embedded, error) {
 	}
 	client := v3client.New(e.Server)
 	client.KV = etcd3.NewETCDLatencyTracker(client.KV)
+	etcdfeature.DefaultFeatureSupportChecker.CheckClient(client.Ctx(), inProcess{}, storage.RequestWatchProgress)
 	k := &etcdkubernetes.Client{Client: client}
 	k.Kubernetes = k
 	return &embedded{etcd: e, client: k, compactor: etcd3.NewCompactor(client, compactionInterval, clock.RealClock{}, func() {})}, nil
+}
+
+// inProcess tells the library which etcd it has: without an endpoint that it can
+// ask, it would do without watch progress, and so without streaming lists and
+// lists from the watch cache.
+type inProcess struct{}
+
+func (inProcess) Endpoints() []string { return []string{"in-process"} }
+func (inProcess) Status(context.Context, string) (*clientv3.StatusResponse, error) {
+	return &clientv3.StatusResponse{Version: version.Version}, nil
 }
 
 func (e *embedded) close() error {
@@ -82,6 +96,30 @@ func (e *embedded) close() error {
 	}
 	return err
 }
+
+// A list from the watch cache first asks etcd how far the cache must have come,
+// at most once in progressPause: that spares a network which is not here, and
+// would make one of two lists wait for it.
+const (
+	progressPause = 100 * time.Millisecond // the library's
+	promptPause   = time.Millisecond
+)
+
+// promptClock is the real clock but for that pause. Nothing ticks while nobody
+// waits.
+type promptClock struct{ clock.RealClock }
+
+func (c promptClock) NewTimer(d time.Duration) clock.Timer {
+	t := c.RealClock.NewTimer(d)
+	if d != progressPause {
+		return t
+	}
+	return promptTimer{t}
+}
+
+type promptTimer struct{ clock.Timer }
+
+func (t promptTimer) Reset(d time.Duration) bool { return t.Timer.Reset(min(d, promptPause)) }
 
 // directOptions makes every store call the etcd of this process.
 type directOptions struct {
@@ -108,7 +146,7 @@ func (d directOptions) decorate(c *storagebackend.ConfigForResource, prefix stri
 	watched, err := cacher.NewCacherFromConfig(cacher.Config{
 		Storage: s, Versioner: versioner, GroupResource: c.GroupResource, EventsHistoryWindow: c.EventsHistoryWindow,
 		ResourcePrefix: prefix, KeyFunc: key, NewFunc: newObject, NewListFunc: newList,
-		GetAttrsFunc: attrs, IndexerFuncs: triggers, Indexers: indexers, Codec: c.Codec,
+		GetAttrsFunc: attrs, IndexerFuncs: triggers, Indexers: indexers, Codec: c.Codec, Clock: promptClock{},
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot open the watch cache of %s: %w", c.GroupResource, err)

@@ -75,7 +75,7 @@ func (e eviction) Create(ctx context.Context, name string, o runtime.Object, val
 			p.ResourceVersion = &marked.ResourceVersion // the mark is our own change
 		}
 	}
-	if _, _, err := e.main.Delete(ctx, name, rest.ValidateAllObjectFunc, options); err != nil {
+	if _, _, err := e.main.Delete(withGrace(ctx, options), name, rest.ValidateAllObjectFunc, options); err != nil {
 		return nil, err
 	}
 	return &metav1.Status{Status: metav1.StatusSuccess}, nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -35,6 +36,16 @@ type mainStore struct {
 
 func (s mainStore) ShortNames() []string { return s.row.short }
 func (s mainStore) Categories() []string { return s.row.categories }
+
+// Delete lets the strategy know what was asked.
+func (s mainStore) Delete(ctx context.Context, name string, check rest.ValidateObjectFunc, o *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	return s.Store.Delete(withGrace(ctx, o), name, check, o)
+}
+
+// DeleteCollection does so for each.
+func (s mainStore) DeleteCollection(ctx context.Context, check rest.ValidateObjectFunc, o *metav1.DeleteOptions, l *metainternalversion.ListOptions) (runtime.Object, error) {
+	return s.Store.DeleteCollection(withGrace(ctx, o), check, o, l)
+}
 
 // build makes the storages of a row: the resource, /status, /scale and its own.
 func (r *row) build(s *stores, scheme *runtime.Scheme, g generic.RESTOptionsGetter) (map[string]rest.Storage, error) {

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/storage/names"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
@@ -106,8 +107,25 @@ func (r *row) resets(half string) map[fieldpath.APIVersion]*fieldpath.Set {
 // gracefulStrategy adds the grace period of Pods.
 type gracefulStrategy struct{ strategy }
 
+// CheckGracefulDelete answers from what was asked, not from what an earlier
+// answer left in the options: the library asks again when another writer came
+// in between, and the watch cache may have shown it a Pod without its node.
 func (s gracefulStrategy) CheckGracefulDelete(ctx context.Context, o runtime.Object, d *metav1.DeleteOptions) bool {
+	if asked, ok := ctx.Value(askedGrace{}).(*int64); ok && d != nil {
+		d.GracePeriodSeconds = asked
+	}
 	return d != nil && s.row.graceful(ctx, o, d)
+}
+
+type askedGrace struct{}
+
+// withGrace remembers the grace period that a delete asks for.
+func withGrace(ctx context.Context, d *metav1.DeleteOptions) context.Context {
+	var asked *int64
+	if d != nil && d.GracePeriodSeconds != nil {
+		asked = ptr.To(*d.GracePeriodSeconds)
+	}
+	return context.WithValue(ctx, askedGrace{}, asked)
 }
 
 // statusStrategy is an update of /status: the spec stays.
