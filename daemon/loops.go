@@ -5,6 +5,7 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"net"
@@ -104,10 +105,10 @@ func (d *node) serveNode(ctx context.Context, l net.Listener, h http.Handler) er
 		return fmt.Errorf("cannot load the node's certificate: %w", err)
 	}
 	s := &http.Server{
-		Handler: onlyAPIServer(h), ReadHeaderTimeout: 30 * time.Second,
+		Handler: nodeagent.Guard(h, mayAsk), ReadHeaderTimeout: 30 * time.Second,
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert},
-			ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: d.pki.Pool(),
+			ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: d.pki.Pool(),
 		},
 		// Streams upgrade the connection, which HTTP/2 cannot.
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
@@ -120,13 +121,7 @@ func (d *node) serveNode(ctx context.Context, l net.Listener, h http.Handler) er
 	return nil
 }
 
-func onlyAPIServer(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		subject := r.TLS.PeerCertificates[0].Subject
-		if subject.CommonName != "kube-apiserver-kubelet-client" && !slices.Contains(subject.Organization, masters) {
-			http.Error(w, "Forbidden", http.StatusForbidden)
-			return
-		}
-		h.ServeHTTP(w, r)
-	})
+// mayAsk knows the API server and administrators.
+func mayAsk(subject pkix.Name) bool {
+	return subject.CommonName == "kube-apiserver-kubelet-client" || slices.Contains(subject.Organization, masters)
 }

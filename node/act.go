@@ -33,31 +33,58 @@ func (x *actor) act(ctx context.Context, p *corev1.Pod, have *observed, d decisi
 		case prepare:
 			x.job(ctx, "setup", func(ctx context.Context) error { return x.prepare(ctx, p) }, x.prepared)
 		case makeSandbox:
-			x.job(ctx, "setup", func(ctx context.Context) error { return x.makeSandbox(ctx, p, a.attempt) }, x.sandboxMade)
+			x.newSandbox(ctx, p, a.attempt)
+		case stopSandbox:
+			x.job(ctx, "sandbox "+a.sandbox, func(ctx context.Context) error { return x.agent.stopSandbox(ctx, a.sandbox) }, x.complain("stop sandbox"))
 		case removeSandbox:
-			x.job(ctx, "remove "+a.sandbox, func(ctx context.Context) error { return x.agent.removeSandbox(ctx, a.sandbox) }, x.complain("remove sandbox"))
+			x.job(ctx, "sandbox "+a.sandbox, func(ctx context.Context) error { return x.agent.removeSandbox(ctx, a.sandbox) }, x.complain("remove sandbox"))
 		case removeContainer:
 			x.job(ctx, "remove "+a.instance.id, func(ctx context.Context) error { return x.agent.removeContainer(ctx, a.instance.id) }, x.complain("remove container"))
 		case killContainer:
 			x.killOne(ctx, p, a)
 		case startContainer:
-			sb := have.sandbox()
-			x.job(ctx, "container "+a.container.Name, func(ctx context.Context) error { return x.startContainer(ctx, p, sb, a) }, nil)
+			x.begin(ctx, p, have.sandbox(), a)
+		case tellBackOff:
+			x.containerEvent(p, a.container, corev1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s", a.container.Name, fullName(p))
+		case tellPullBackOff:
+			x.pullHeldBack(p, a.container)
 		}
 	}
+}
+
+func (x *actor) newSandbox(ctx context.Context, p *corev1.Pod, attempt int) {
+	if _, under := x.jobs["setup"]; under {
+		return
+	}
+	if attempt > 0 {
+		x.event(p, corev1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+	}
+	x.job(ctx, "setup", func(ctx context.Context) error { return x.makeSandbox(ctx, p, attempt) }, x.sandboxMade)
+}
+
+func (x *actor) begin(ctx context.Context, p *corev1.Pod, sb *podSandbox, a action) {
+	name := a.container.Name
+	if x.mem.starting[name] {
+		return
+	}
+	x.mem.starting[name] = true
+	x.job(ctx, "container "+name, func(ctx context.Context) error {
+		x.startContainer(ctx, p, sb, a)
+		return nil
+	}, func(error) { delete(x.mem.starting, name) })
 }
 
 // complain logs what a clean-up could not do; the next step tries again.
 func (x *actor) complain(what string) func(error) {
 	return func(err error) {
 		if err != nil && !errors.Is(err, context.Canceled) {
-			x.agent.cfg.Log.Warn("cannot "+what, "pod", key(x.pod()), "err", err)
+			x.agent.cfg.Log.Warn("cannot "+what, "pod", key(x.pod()), "uid", x.pod().UID, "err", err)
 			x.holdOff()
 		}
 	}
 }
 
-// holdOff delays the next try.
+// holdOff delays the next try of what concerns the whole Pod.
 func (x *actor) holdOff() {
 	x.mem.retries = min(max(2*x.mem.retries, firstRetry), mostRetry)
 	x.mem.retryAt = x.agent.cfg.Now().Add(x.mem.retries)
@@ -86,39 +113,41 @@ func (x *actor) prepared(err error) {
 		x.holdOff()
 		return
 	}
-	x.mem.prepared, x.mem.retries, x.mem.retryAt = true, 0, time.Time{}
+	x.mem.prepared = true
+	x.goOn()
 }
 
-// refresh writes changed ConfigMaps and Secrets to the volumes made of them,
-// and tries again what waited for one.
-func (x *actor) refresh() {
-	x.tell(func() {
-		x.mem.retryAt = time.Time{}
-		for name, b := range x.mem.backOffs {
-			if x.mem.waiting[name].reason == "CreateContainerConfigError" {
-				b.until = time.Time{}
+// goOn forgets failures: what failed has succeeded, or is worth another try.
+func (x *actor) goOn() { x.mem.retries, x.mem.retryAt = 0, time.Time{} }
+
+// tryAgain writes changed ConfigMaps and Secrets to the volumes made of them,
+// and tries again at once what waited for one.
+func (x *actor) tryAgain(ctx context.Context, p *corev1.Pod) {
+	x.mem.retryAt = time.Time{}
+	for name, h := range x.mem.holds {
+		if h.kind == holdConfig {
+			delete(x.mem.holds, name)
+		}
+	}
+	if !x.mem.prepared {
+		return
+	}
+	if _, under := x.jobs["refresh"]; under {
+		x.jobs["refresh"]() // it may have read the older one
+		x.refresh()
+		return
+	}
+	x.job(ctx, "refresh", func(ctx context.Context) error {
+		for _, v := range p.Spec.Volumes {
+			if !volume.Live(v) {
+				continue
+			}
+			if _, err := x.agent.volumes.Mount(ctx, p, v); err != nil && ctx.Err() == nil {
+				x.event(p, corev1.EventTypeWarning, "FailedMount", "%s", err.Error())
 			}
 		}
-		for _, b := range x.mem.pulls {
-			if b.instance == "config" {
-				b.until = time.Time{}
-			}
-		}
-		if x.mem.prepared && x.stopper == nil {
-			p := x.pod()
-			x.job(context.Background(), "refresh", func(ctx context.Context) error {
-				for _, v := range p.Spec.Volumes {
-					if !volume.Live(v) {
-						continue
-					}
-					if _, err := x.agent.volumes.Mount(ctx, p, v); err != nil {
-						x.event(p, corev1.EventTypeWarning, "FailedMount", "%s", err.Error())
-					}
-				}
-				return nil
-			}, nil)
-		}
-	})
+		return nil
+	}, nil)
 }
 
 func (x *actor) makeSandbox(ctx context.Context, p *corev1.Pod, attempt int) error {
@@ -138,75 +167,97 @@ func (x *actor) makeSandbox(ctx context.Context, p *corev1.Pod, attempt int) err
 }
 
 func (x *actor) sandboxMade(err error) {
-	if err != nil {
-		if !errors.Is(err, context.Canceled) {
-			x.mem.problem = rpcText(err)
-			x.event(x.pod(), corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", rpcText(err))
-		}
+	switch {
+	case err == nil:
+		x.goOn()
+	case !errors.Is(err, context.Canceled):
+		x.event(x.pod(), corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
 		x.holdOff()
-		return
 	}
-	x.mem.retries, x.mem.retryAt, x.mem.problem = 0, time.Time{}, ""
 }
 
 // startContainer pulls the image, creates and starts one container, and runs
-// its postStart hook.
-func (x *actor) startContainer(ctx context.Context, p *corev1.Pod, sb *podSandbox, a action) error {
-	c := a.container
-	image, err := x.ensureImage(ctx, p, c)
-	if err != nil {
-		return nil // said and remembered
+// its postStart hook. What goes wrong is said and remembered in between.
+func (x *actor) startContainer(ctx context.Context, p *corev1.Pod, sb *podSandbox, a action) {
+	c, id := a.container, ""
+	if a.instance != nil {
+		id = a.instance.id // made by an agent that died before it was started
+	} else {
+		image := x.ensureImage(ctx, p, c)
+		if image == nil {
+			return
+		}
+		if id = x.createContainer(ctx, p, sb, a, image); id == "" {
+			return
+		}
 	}
-	id, err := x.createContainer(ctx, p, sb, a, image)
-	if err != nil {
-		return nil
+	hook := c.Lifecycle != nil && c.Lifecycle.PostStart != nil
+	if hook {
+		x.tell(func() { x.mem.hooking[id] = true })
+		defer x.tell(func() { delete(x.mem.hooking, id) })
 	}
 	if _, err := x.agent.cfg.CRI.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
 		if ctx.Err() == nil {
-			x.wait(c.Name, "RunContainerError", rpcText(err))
 			x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Error: %s", rpcText(err))
+			x.startFailed(c, holdStart, "RunContainerError", rpcText(err))
+			x.dropUnstarted(ctx, id)
 		}
-		return nil
+		return
 	}
 	x.containerEvent(p, c, corev1.EventTypeNormal, "Started", "Container started")
-	x.tell(func() { delete(x.mem.waiting, c.Name) })
-	if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
-		x.postStart(ctx, p, c, id)
+	if hook && !x.postStart(ctx, p, c, id) {
+		return
 	}
-	return nil
+	x.tell(func() {
+		delete(x.mem.waiting, c.Name)
+		delete(x.mem.holds, c.Name)
+	})
 }
 
-// wait remembers why a container does not run.
-func (x *actor) wait(container, reason, message string) {
-	x.tell(func() { x.mem.waiting[container] = waiting{reason, message} })
+// startFailed remembers why a container does not run, and holds the next try
+// back.
+func (x *actor) startFailed(c *corev1.Container, kind holdKind, reason, message string) {
+	x.tell(func() {
+		x.mem.waiting[c.Name] = waiting{reason, message}
+		x.mem.holdBack(c.Name, kind, x.agent.cfg.Now())
+	})
 }
 
-func (x *actor) createContainer(ctx context.Context, p *corev1.Pod, sb *podSandbox, a action, image *runtimeapi.Image) (string, error) {
+// dropUnstarted removes a container whose start has failed so that it did not
+// even end: the next try makes it anew.
+func (x *actor) dropUnstarted(ctx context.Context, id string) {
+	st, err := x.agent.cfg.CRI.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id})
+	if err != nil || st.Status.State != runtimeapi.ContainerState_CONTAINER_CREATED {
+		return
+	}
+	if err := x.agent.removeContainer(ctx, id); err != nil && ctx.Err() == nil {
+		x.agent.cfg.Log.Warn("cannot remove container that did not start", "pod", key(x.pod()), "container", id, "err", err)
+	}
+}
+
+func (x *actor) createContainer(ctx context.Context, p *corev1.Pod, sb *podSandbox, a action, image *runtimeapi.Image) (id string) {
 	c := a.container
+	failed := func(kind holdKind, reason string, err error) string {
+		if ctx.Err() == nil {
+			x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Error: %s", rpcText(err))
+			x.startFailed(c, kind, reason, rpcText(err))
+		}
+		return ""
+	}
 	sandboxConfig, err := x.agent.sandboxConfig(p, sb.attempt)
 	if err != nil {
-		return "", err
+		return failed(holdConfig, "CreateContainerConfigError", err)
 	}
 	config, err := x.agent.containerConfig(ctx, p, sb, c, a.attempt, image)
 	if err != nil {
-		if ctx.Err() == nil {
-			x.wait(c.Name, "CreateContainerConfigError", err.Error())
-			x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Error: %s", err.Error())
-			x.backOffPull(c.Name, "config")
-		}
-		return "", err
+		return failed(holdConfig, "CreateContainerConfigError", err)
 	}
 	r, err := x.agent.cfg.CRI.Runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: sb.id, Config: config, SandboxConfig: sandboxConfig})
 	if err != nil {
-		if ctx.Err() == nil {
-			x.wait(c.Name, "CreateContainerError", rpcText(err))
-			x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Error: %s", rpcText(err))
-			x.backOffPull(c.Name, "create")
-		}
-		return "", err
+		return failed(holdCreate, "CreateContainerError", err)
 	}
 	x.containerEvent(p, c, corev1.EventTypeNormal, "Created", "Container created")
-	return r.ContainerId, nil
+	return r.ContainerId
 }
 
 func (a *Agent) removeContainer(ctx context.Context, id string) error {
@@ -222,8 +273,13 @@ func (a *Agent) removeContainer(ctx context.Context, id string) error {
 	return nil
 }
 
+func (a *Agent) stopSandbox(ctx context.Context, id string) error {
+	_, err := a.cfg.CRI.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id})
+	return err
+}
+
 func (a *Agent) removeSandbox(ctx context.Context, id string) error {
-	if _, err := a.cfg.CRI.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
+	if err := a.stopSandbox(ctx, id); err != nil {
 		return err
 	}
 	_, err := a.cfg.CRI.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id})

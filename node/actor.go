@@ -4,10 +4,12 @@ package node
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 )
 
 // actor is the life of one Pod on this node.
@@ -21,8 +23,8 @@ import (
 //	                                     terminated: final status, sandbox,     │
 //	                                     volumes and cgroup gone, object deleted
 //
-// Only run's goroutine touches the fields below the line; jobs run beside it
-// and come back through done.
+// Only run's goroutine touches the fields below the line; jobs and probes run
+// beside it and come back through tell.
 type actor struct {
 	agent *Agent
 	bell  chan struct{} // a mailbox of one: somebody has news
@@ -30,27 +32,52 @@ type actor struct {
 	mu      sync.Mutex // guards the fields up to the line
 	latest  *corev1.Pod
 	deleted bool // the API has let go of the Pod
+	stale   bool // an object it refers to has changed
 	news    []func()
-	probes  map[string]*prober
 	// ----
 	mem     memory
 	jobs    map[string]context.CancelFunc
+	probes  map[string]*prober // by instance ID
 	stopper *stopper
+	left    remains
+	asked   bool           // the API to let go of the Pod
+	work    sync.WaitGroup // jobs and probes
 }
 
-func newActor(a *Agent, p *corev1.Pod) *actor {
-	x := &actor{agent: a, bell: make(chan struct{}, 1), latest: p, jobs: map[string]context.CancelFunc{}, probes: map[string]*prober{}}
+func newActor(a *Agent, p *corev1.Pod, gone bool) *actor {
+	x := &actor{agent: a, bell: make(chan struct{}, 1), latest: p, deleted: gone, jobs: map[string]context.CancelFunc{}, probes: map[string]*prober{}}
 	x.mem = newMemory()
+	x.mem.runtime = a.node.runtimeName()
 	x.wake()
 	return x
 }
 
-// want replaces the Pod; an older one that was not looked at yet is lost.
+// want replaces the Pod; one that was not looked at yet is lost. What this
+// actor has written itself comes back as old news.
 func (x *actor) want(p *corev1.Pod) {
 	x.mu.Lock()
-	x.latest = p
+	isNew := newer(p, x.latest)
+	if isNew {
+		x.latest = p
+	}
 	x.mu.Unlock()
-	x.wake()
+	if isNew {
+		x.wake()
+	}
+}
+
+// written takes over what the API answered to a write of this actor.
+func (x *actor) written(p *corev1.Pod) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if newer(p, x.latest) {
+		x.latest = p
+	}
+}
+
+func newer(p, than *corev1.Pod) bool {
+	order, err := resourceversion.CompareResourceVersion(p.ResourceVersion, than.ResourceVersion)
+	return err != nil || order > 0 // not comparable: the later one counts
 }
 
 func (x *actor) gone() {
@@ -79,6 +106,14 @@ func (x *actor) wake() {
 	}
 }
 
+// refresh says that an object the Pod refers to has changed.
+func (x *actor) refresh() {
+	x.mu.Lock()
+	x.stale = true
+	x.mu.Unlock()
+	x.wake()
+}
+
 // tell runs f on the actor's own goroutine, before its next step.
 func (x *actor) tell(f func()) {
 	x.mu.Lock()
@@ -87,15 +122,27 @@ func (x *actor) tell(f func()) {
 	x.wake()
 }
 
+// hear runs what was told, and says whether an object has changed.
+func (x *actor) hear() (stale bool) {
+	x.mu.Lock()
+	news := x.news
+	x.news = nil
+	stale, x.stale = x.stale, false
+	x.mu.Unlock()
+	for _, f := range news {
+		f()
+	}
+	return stale
+}
+
 // run steps until the Pod is over for this node, or ctx ends.
 func (x *actor) run(ctx context.Context) {
-	var jobs sync.WaitGroup
-	defer jobs.Wait()
+	defer x.agent.objects.unfollow(x)
+	defer x.work.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	x.mem.start = func(f func()) { jobs.Go(f) }
 	for {
 		select {
 		case <-x.bell:
@@ -103,16 +150,9 @@ func (x *actor) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		x.mu.Lock()
-		news := x.news
-		x.news = nil
-		x.mu.Unlock()
-		for _, f := range news {
-			f()
-		}
-		over, next := x.step(ctx)
+		stale := x.hear()
+		over, next := x.step(ctx, stale)
 		if over {
-			x.stopProbes()
 			x.agent.remove(x.pod().UID)
 			return
 		}
@@ -123,39 +163,52 @@ func (x *actor) run(ctx context.Context) {
 	}
 }
 
-// step observes, plans, acts and reports once.
-func (x *actor) step(ctx context.Context) (over bool, next time.Time) {
+// reportRetry is the pause after the API or the runtime did not answer.
+const reportRetry = time.Second
+
+// step observes, plans, acts and reports once. next is when to step again
+// although nothing happens; zero is never.
+func (x *actor) step(ctx context.Context, stale bool) (over bool, next time.Time) {
 	p, now := x.pod(), x.agent.cfg.Now()
 	have, err := x.agent.observe(ctx, p.UID)
 	if err != nil {
 		if ctx.Err() == nil {
 			x.agent.cfg.Log.Error("cannot observe pod", "pod", key(p), "uid", p.UID, "err", err)
 		}
-		return false, now.Add(time.Second)
+		return false, now.Add(reportRetry)
 	}
 	x.learn(p, have)
-	end := x.ending(p, have, now)
-	if end == nil {
-		d := plan(p, have, &x.mem, now)
-		x.act(ctx, p, have, d)
-		x.tendProbes(p, have)
-		x.report(ctx, p, have, nil)
-		return false, d.wakeAt
+	e, deadline := x.ending(p, have, now)
+	if e != nil {
+		return x.terminate(ctx, p, have, e)
 	}
-	over, next = x.terminate(ctx, p, have, end)
-	return over, next
+	if stale {
+		x.tryAgain(ctx, p)
+	}
+	d := plan(p, have, &x.mem, now)
+	x.act(ctx, p, have, d)
+	x.tendProbes(ctx, p, have, false)
+	next = sooner(d.wakeAt, deadline)
+	if !x.report(ctx, p, have, nil) {
+		next = sooner(next, now.Add(reportRetry))
+	}
+	return false, next
 }
 
 // job starts f beside the actor unless one of that name runs. f's result is
-// taken in on the actor's goroutine by done.
+// taken in on the actor's goroutine by done; context.Canceled is a job that
+// was called off.
 func (x *actor) job(ctx context.Context, name string, f func(context.Context) error, done func(error)) {
 	if _, running := x.jobs[name]; running {
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	x.jobs[name] = cancel
-	x.mem.start(func() {
+	x.work.Go(func() {
 		err := f(ctx)
+		if err != nil && ctx.Err() != nil {
+			err = context.Canceled
+		}
 		x.tell(func() {
 			cancel()
 			delete(x.jobs, name)
@@ -166,13 +219,23 @@ func (x *actor) job(ctx context.Context, name string, f func(context.Context) er
 	})
 }
 
-// cancelJobs ends what prepares the Pod, when it shall end.
-func (x *actor) cancelJobs(keep func(name string) bool) {
-	for name, cancel := range x.jobs {
-		if !keep(name) {
-			cancel()
+const stopJob = "stop "
+
+// callOff ends the jobs that are for a Pod that shall run.
+func (x *actor) callOff() {
+	for _, cancel := range x.jobs {
+		cancel()
+	}
+}
+
+// preparing: a job that makes or removes something is still under way.
+func (x *actor) preparing() bool {
+	for name := range x.jobs {
+		if !strings.HasPrefix(name, stopJob) {
+			return true
 		}
 	}
+	return false
 }
 
 func key(p *corev1.Pod) string { return p.Namespace + "/" + p.Name }

@@ -16,6 +16,7 @@ import (
 
 	securejoin "github.com/cyphar/filepath-securejoin"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/volume"
@@ -35,19 +36,15 @@ func podLabels(p *corev1.Pod) map[string]string {
 func hostname(p *corev1.Pod) (short, fqdn string) {
 	short = p.Name
 	if p.Spec.HostnameOverride != nil {
-		return *p.Spec.HostnameOverride, ""
-	}
-	if p.Spec.Hostname != "" {
+		short = *p.Spec.HostnameOverride
+	} else if p.Spec.Hostname != "" {
 		short = p.Spec.Hostname
 	}
 	if len(short) > 63 {
 		short = strings.TrimRight(short[:63], "-.")
 	}
-	if p.Spec.Subdomain != "" {
+	if p.Spec.HostnameOverride == nil && p.Spec.Subdomain != "" {
 		fqdn = short + "." + p.Spec.Subdomain + "." + p.Namespace + ".svc.cluster.local"
-		if p.Spec.SetHostnameAsFQDN != nil && *p.Spec.SetHostnameAsFQDN {
-			short = fqdn
-		}
 	}
 	return short, fqdn
 }
@@ -71,7 +68,13 @@ func namespaces(p *corev1.Pod) *runtimeapi.NamespaceOption {
 
 // sandboxConfig is the Pod as a CRI sandbox.
 func (a *Agent) sandboxConfig(p *corev1.Pod, attempt int) (*runtimeapi.PodSandboxConfig, error) {
-	name, _ := hostname(p)
+	name, fqdn := hostname(p)
+	if fqdn != "" && is(p.Spec.SetHostnameAsFQDN) {
+		name = fqdn
+	}
+	if len(name) > 64 { // what the kernel takes
+		return nil, fmt.Errorf("failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (64 characters is the max, %d characters requested)", name, len(name))
+	}
 	if p.Spec.HostNetwork {
 		name = ""
 	}
@@ -85,7 +88,7 @@ func (a *Agent) sandboxConfig(p *corev1.Pod, attempt int) (*runtimeapi.PodSandbo
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
 			CgroupParent: a.cgroups.path(p), Sysctls: map[string]string{},
 			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
-				NamespaceOptions: namespaces(p), SupplementalGroups: sc.SupplementalGroups,
+				NamespaceOptions: namespaces(p), SupplementalGroups: sc.SupplementalGroups, Privileged: anyPrivileged(p),
 				Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
 			},
 		},
@@ -105,6 +108,11 @@ func (a *Agent) sandboxConfig(p *corev1.Pod, attempt int) (*runtimeapi.PodSandbo
 		}
 	}
 	return config, nil
+}
+
+func anyPrivileged(p *corev1.Pod) bool {
+	privileged := func(c corev1.Container) bool { return c.SecurityContext != nil && is(c.SecurityContext.Privileged) }
+	return slices.ContainsFunc(p.Spec.InitContainers, privileged) || slices.ContainsFunc(p.Spec.Containers, privileged)
 }
 
 // dns is resolv.conf by the Pod's policy. There is no cluster resolver yet, so
@@ -205,7 +213,16 @@ func (a *Agent) containerConfig(ctx context.Context, p *corev1.Pod, sb *podSandb
 		config.Annotations[annotationGrace] = strconv.FormatInt(*g, 10)
 	}
 	if c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
-		b, err := json.Marshal(c.Lifecycle.PreStop)
+		hook := c.Lifecycle.PreStop.DeepCopy()
+		if g := hook.HTTPGet; g != nil {
+			// The hook must be able to run when the Pod is not known any more.
+			port, err := portNumber(c, g.Port)
+			if err != nil {
+				return nil, err
+			}
+			g.Port = intstr.FromInt(port)
+		}
+		b, err := json.Marshal(hook)
 		if err != nil {
 			return nil, err
 		}

@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,7 +19,10 @@ import (
 // environment is what a container finds in its variables: Services, then
 // envFrom, then env, later ones seeing earlier ones by $(NAME).
 func (a *Agent) environment(ctx context.Context, p *corev1.Pod, sb *podSandbox, c *corev1.Container) (map[string]string, error) {
-	out := a.serviceEnv(ctx, p)
+	out, err := a.serviceEnv(ctx, p)
+	if err != nil {
+		return nil, err
+	}
 	for _, f := range c.EnvFrom {
 		part, err := a.envFrom(ctx, p, f)
 		if err != nil {
@@ -30,7 +35,6 @@ func (a *Agent) environment(ctx context.Context, p *corev1.Pod, sb *podSandbox, 
 		v := e.Value
 		if e.ValueFrom != nil {
 			var ok bool
-			var err error
 			if v, ok, err = a.envValue(ctx, p, sb, c, e.ValueFrom); err != nil {
 				return nil, err
 			} else if !ok {
@@ -46,7 +50,7 @@ func (a *Agent) environment(ctx context.Context, p *corev1.Pod, sb *podSandbox, 
 
 // serviceEnv are the variables every container has: where the API is, and with
 // enableServiceLinks the Services of its namespace.
-func (a *Agent) serviceEnv(ctx context.Context, p *corev1.Pod) map[string]string {
+func (a *Agent) serviceEnv(ctx context.Context, p *corev1.Pod) (map[string]string, error) {
 	out := map[string]string{}
 	add := func(name, ip string, ports []corev1.ServicePort) {
 		prefix := strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
@@ -56,7 +60,7 @@ func (a *Agent) serviceEnv(ctx context.Context, p *corev1.Pod) map[string]string
 			if proto == "" {
 				proto = "TCP"
 			}
-			url := fmt.Sprintf("%s://%s:%s", strings.ToLower(proto), ip, number)
+			url := strings.ToLower(proto) + "://" + net.JoinHostPort(ip, number)
 			if i == 0 {
 				out[prefix+"_SERVICE_PORT"], out[prefix+"_PORT"] = number, url
 			}
@@ -68,14 +72,18 @@ func (a *Agent) serviceEnv(ctx context.Context, p *corev1.Pod) map[string]string
 		}
 	}
 	if p.Spec.EnableServiceLinks == nil || *p.Spec.EnableServiceLinks {
-		for _, s := range a.objects.services(ctx, p.Namespace) {
+		list, err := a.objects.services(ctx, p.Namespace)
+		if err != nil {
+			return nil, fmt.Errorf("cannot list services for the environment: %w", err)
+		}
+		for _, s := range list {
 			if s.Spec.ClusterIP != "" && s.Spec.ClusterIP != corev1.ClusterIPNone {
 				add(s.Name, s.Spec.ClusterIP, s.Spec.Ports)
 			}
 		}
 	}
 	add("kubernetes", a.cfg.APIHost, []corev1.ServicePort{{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP}})
-	return out
+	return out, nil
 }
 
 func (a *Agent) envFrom(ctx context.Context, p *corev1.Pod, f corev1.EnvFromSource) (map[string]string, error) {
@@ -171,6 +179,15 @@ func (a *Agent) withAddresses(p *corev1.Pod, sb *podSandbox) *corev1.Pod {
 // expand replaces $(NAME) by its value; $$ is a dollar, and what is not known
 // stays as it is.
 func expand(s string, env map[string]string) string {
+	return expandBy(s, func(name string) string {
+		if v, ok := env[name]; ok {
+			return v
+		}
+		return "$(" + name + ")"
+	})
+}
+
+func expandBy(s string, value func(name string) string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		if s[i] != '$' || i+1 == len(s) {
@@ -188,12 +205,7 @@ func expand(s string, env map[string]string) string {
 				i++
 				continue
 			}
-			name := s[i+2 : i+end]
-			if v, ok := env[name]; ok {
-				b.WriteString(v)
-			} else {
-				b.WriteString(s[i : i+end+1])
-			}
+			b.WriteString(value(s[i+2 : i+end]))
 			i += end
 		default:
 			b.WriteByte('$')
@@ -209,11 +221,18 @@ func expandAll(list []string, env map[string]string) (out []string) {
 	return out
 }
 
-// expandStrict is expand for subPathExpr, where an unknown name is an error.
+// expandStrict is expand for subPathExpr, where a name without a value is an
+// error.
 func expandStrict(s string, env map[string]string) (string, error) {
-	out := expand(s, env)
-	if strings.Contains(out, "$(") {
-		return "", fmt.Errorf("missing value for %q", out)
+	missing := map[string]bool{}
+	out := expandBy(s, func(name string) string {
+		if env[name] == "" {
+			missing[name] = true
+		}
+		return env[name]
+	})
+	if len(missing) > 0 {
+		return "", fmt.Errorf("missing value for %s", strings.Join(slices.Sorted(maps.Keys(missing)), ", "))
 	}
 	return out, nil
 }

@@ -37,13 +37,14 @@ func parseLogLine(line []byte) (l logLine, err error) {
 	stamp, rest, ok := bytes.Cut(line, []byte(" "))
 	stream, rest, ok2 := bytes.Cut(rest, []byte(" "))
 	tag, text, ok3 := bytes.Cut(rest, []byte(" "))
-	if !ok || !ok2 || !ok3 {
+	if !ok || !ok2 || !ok3 || string(stream) != "stdout" && string(stream) != "stderr" {
 		return l, fmt.Errorf("cannot read log line %.80q", line)
 	}
 	if l.at, err = time.Parse(time.RFC3339Nano, string(stamp)); err != nil {
 		return l, fmt.Errorf("cannot read log line %.80q: %w", line, err)
 	}
-	l.stamp, l.stream, l.partial, l.text = string(stamp), string(stream), strings.HasPrefix(string(tag), "P"), bytes.TrimSuffix(text, []byte("\n"))
+	first, _, _ := bytes.Cut(tag, []byte(":")) // more tags may follow
+	l.stamp, l.stream, l.partial, l.text = string(stamp), string(stream), string(first) == "P", bytes.TrimSuffix(text, []byte("\n"))
 	return l, nil
 }
 
@@ -68,7 +69,7 @@ func (q logQuery) copy(ctx context.Context, w io.Writer, path string, watch *fil
 			return err
 		}
 	}
-	r, out := bufio.NewReader(f), &limitWriter{w, q.limit}
+	r, out := bufio.NewReader(f), &logWriter{q: q, w: &limitWriter{w, q.limit}}
 	var begun []byte // a line whose end is not written yet
 	for {
 		// Asked before reading: what was written before the end is read after.
@@ -79,17 +80,21 @@ func (q logQuery) copy(ctx context.Context, w io.Writer, path string, watch *fil
 			if err != nil {
 				break
 			}
-			if err := q.emit(out, begun); err != nil {
+			if err := out.line(begun); err != nil {
 				return dropLimit(err)
 			}
 			begun = begun[:0]
 		}
 		if over {
-			return nil
+			return dropLimit(out.line(begun)) // the writer may have been killed in it
 		}
 		if next, err := reopened(f, path); err == nil && next != nil {
+			if err := out.line(begun); err != nil {
+				next.Close()
+				return dropLimit(err)
+			}
 			f.Close()
-			f = next
+			f, begun = next, begun[:0]
 			r.Reset(f)
 			continue
 		}
@@ -99,20 +104,27 @@ func (q logQuery) copy(ctx context.Context, w io.Writer, path string, watch *fil
 	}
 }
 
-func (q logQuery) emit(w io.Writer, line []byte) error {
-	l, err := parseLogLine(line)
-	if err != nil || !q.wanted(l) {
+// logWriter writes the lines that a query asks for.
+type logWriter struct {
+	q   logQuery
+	w   io.Writer
+	mid bool // within a line that came in parts
+}
+
+func (l *logWriter) line(text []byte) error {
+	line, err := parseLogLine(text)
+	if err != nil || !l.q.wanted(line) {
 		return nil // a torn line is not worth the rest of the log
 	}
 	var b bytes.Buffer
-	if q.timestamps {
-		b.WriteString(l.stamp + " ")
+	if l.q.timestamps && !l.mid {
+		b.WriteString(line.stamp + " ")
 	}
-	b.Write(l.text)
-	if !l.partial {
+	b.Write(line.text)
+	if l.mid = line.partial; !l.mid {
 		b.WriteByte('\n')
 	}
-	_, err = w.Write(b.Bytes())
+	_, err = l.w.Write(b.Bytes())
 	return err
 }
 
@@ -203,13 +215,13 @@ func partialBefore(f *os.File, off int64) bool {
 }
 
 // tailLog is the end of a log as plain text.
-func tailLog(path string, lines, most int64) string {
+func tailLog(path string, lines, most int64) (string, error) {
 	var b bytes.Buffer
-	if (logQuery{tail: lines, limit: -1}).copy(context.Background(), &b, path, nil, nil) != nil {
-		return ""
+	if err := (logQuery{tail: lines, limit: -1}).copy(context.Background(), &b, path, nil, nil); err != nil {
+		return "", err
 	}
 	text := b.Bytes()
-	return string(text[max(0, int64(len(text))-most):])
+	return string(text[max(0, int64(len(text))-most):]), nil
 }
 
 // fileWatch wakes when something in a folder changes, or when it is told to.

@@ -88,7 +88,11 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, actors: map[types.UID]*actor{}, cgroups: groups}
 	a.objects = newObjects(cfg.Client)
-	a.volumes = &volume.Mounter{Root: cfg.Dir, Sources: a.objects, Allocatable: a.node.allocatable}
+	a.volumes = &volume.Mounter{Root: cfg.Dir, Sources: a.objects, Allocatable: a.node.allocatable, Due: func(uid types.UID) {
+		if x := a.actor(uid); x != nil {
+			x.refresh()
+		}
+	}}
 	return a, nil
 }
 
@@ -156,14 +160,24 @@ func (a *Agent) followPods(ctx context.Context) error {
 func (a *Agent) desire(ctx context.Context, p *corev1.Pod) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	x := a.actors[p.UID]
-	if x == nil {
-		x = newActor(a, p)
-		a.actors[p.UID] = x
-		a.work.Go(func() { x.run(ctx) })
+	if x := a.actors[p.UID]; x != nil {
+		x.want(p)
 		return
 	}
-	x.want(p)
+	// Of a deletion and a creation in one, a watch that was interrupted tells
+	// an update alone: the name's earlier owners are gone.
+	for _, x := range a.actors {
+		if old := x.pod(); old.Name == p.Name && old.Namespace == p.Namespace && !x.isGone() {
+			x.gone()
+		}
+	}
+	a.begin(ctx, newActor(a, p, false))
+}
+
+// begin lets an actor work; the caller holds mu.
+func (a *Agent) begin(ctx context.Context, x *actor) {
+	a.actors[x.pod().UID] = x
+	a.work.Go(func() { x.run(ctx) })
 }
 
 // forget tells an actor that the API has let go of its Pod.
@@ -201,33 +215,54 @@ func (a *Agent) actor(uid types.UID) *actor {
 	return a.actors[uid]
 }
 
+// mostPause is the longest wait for a runtime that does not answer.
+const mostPause = 10 * time.Second
+
 // followRuntime wakes the actor of each event. When the stream breaks, all
-// actors look anew.
+// actors look anew as soon as the runtime answers again.
 func (a *Agent) followRuntime(ctx context.Context) error {
-	for ctx.Err() == nil {
-		stream, err := a.cfg.CRI.Runtime.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})
+	pause := firstRetry
+	for {
+		began := a.cfg.Now()
+		err := a.followEvents(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		a.cfg.Log.Info("events of the runtime were interrupted", "op", "events", "err", err)
+		if a.cfg.Now().Sub(began) > mostPause {
+			pause = firstRetry
+		}
+		clock := time.NewTimer(pause)
+		select {
+		case <-clock.C:
+		case <-ctx.Done():
+			clock.Stop()
+			return nil
+		}
+		pause = min(2*pause, mostPause)
+	}
+}
+
+func (a *Agent) followEvents(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := a.cfg.CRI.Runtime.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})
+	if err != nil {
+		return err
+	}
+	a.wakeAll()
+	for {
+		e, err := stream.Recv()
 		if err != nil {
 			return err
 		}
-		a.wakeAll()
-		for {
-			e, err := stream.Recv()
-			if err != nil {
-				a.cfg.Log.Info("events of the runtime were interrupted", "op", "events", "err", err)
-				break
-			}
-			if e.ContainerEventType == runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT {
-				a.containerEnded(e.ContainerId)
-			}
-			if x := a.actor(types.UID(e.GetPodSandboxStatus().GetLabels()[labelPodUID])); x != nil {
-				x.wake()
-			}
+		if e.ContainerEventType == runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT {
+			a.containerEnded(e.ContainerId)
 		}
-		if err := a.runtimeAnswers(ctx); err != nil {
-			return err
+		if x := a.actor(types.UID(e.GetPodSandboxStatus().GetLabels()[labelPodUID])); x != nil {
+			x.wake()
 		}
 	}
-	return nil
 }
 
 // whenEnded calls f when the container ends, until cancelled.
@@ -259,19 +294,17 @@ func (a *Agent) containerEnded(id string) {
 	}
 }
 
-func (a *Agent) runtimeAnswers(ctx context.Context) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	_, err := a.cfg.CRI.Runtime.Version(ctx, &runtimeapi.VersionRequest{})
-	return err
-}
-
+// wakeAll makes everybody look anew: events may have been lost.
 func (a *Agent) wakeAll() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, x := range a.actors {
 		x.wake()
+	}
+	for _, followers := range a.ends {
+		for f := range followers {
+			(*f)()
+		}
 	}
 }
 

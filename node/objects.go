@@ -58,16 +58,22 @@ func (o *objects) follow(x *actor, p *corev1.Pod) {
 	}
 }
 
-// unfollow lets go of everything an actor needed.
+// unfollow lets go of everything an actor needed, and returns when the watches
+// that nobody needs any more have ended.
 func (o *objects) unfollow(x *actor) {
+	var idle []*watched
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	for k, w := range o.watch {
 		delete(w.users, x)
 		if len(w.users) == 0 {
-			w.stop()
+			idle = append(idle, w)
 			delete(o.watch, k)
 		}
+	}
+	o.mu.Unlock()
+	for _, w := range idle {
+		w.stop()
+		<-w.done
 	}
 }
 
@@ -194,14 +200,13 @@ func (o *objects) Token(ctx context.Context, namespace, account string, r *authe
 	return o.client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, account, r, metav1.CreateOptions{})
 }
 
-// services are those of a namespace, for service links. A failure leaves the
-// variables out, as a kubelet that has not synced would.
-func (o *objects) services(ctx context.Context, namespace string) []corev1.Service {
+// services are those of a namespace, for service links.
+func (o *objects) services(ctx context.Context, namespace string) ([]corev1.Service, error) {
 	list, err := o.client.CoreV1().Services(namespace).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	return list.Items
+	return list.Items, nil
 }
 
 func (o *objects) runtimeClass(ctx context.Context, name string) (*nodev1.RuntimeClass, error) {

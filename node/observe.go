@@ -4,10 +4,13 @@ package node
 
 import (
 	"context"
+	"iter"
 	"slices"
 	"strconv"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -37,7 +40,7 @@ type instance struct {
 	attempt  int
 	hash     string
 	state    runtimeapi.ContainerState
-	image    string
+	image    string // as the Pod named it
 	imageID  string
 	created  time.Time
 	started  time.Time
@@ -46,6 +49,7 @@ type instance struct {
 	reason   string
 	message  string
 	logPath  string
+	user     *runtimeapi.ContainerUser
 	// annotations as this agent wrote them.
 	annotations map[string]string
 }
@@ -76,6 +80,16 @@ func (o *observed) sandbox() *podSandbox {
 	return nil
 }
 
+// current is the newest instance of a container in the sandbox there is, or
+// nil.
+func (o *observed) current(name string) *instance {
+	at, sb := o.latest(name), o.sandbox()
+	if at == nil || sb == nil || at.sandbox != sb.id {
+		return nil
+	}
+	return at
+}
+
 // latest is the newest instance of a container, or nil.
 func (o *observed) latest(name string) *instance {
 	if list := o.containers[name]; len(list) > 0 {
@@ -85,14 +99,32 @@ func (o *observed) latest(name string) *instance {
 }
 
 func (o *observed) runningAny() bool {
-	for _, list := range o.containers {
-		for _, i := range list {
-			if i.running() {
-				return true
-			}
+	for range o.live() {
+		return true
+	}
+	return false
+}
+
+func (o *observed) runningIn(sandbox string) bool {
+	for i := range o.live() {
+		if i.sandbox == sandbox {
+			return true
 		}
 	}
 	return false
+}
+
+// live goes through the instances that run.
+func (o *observed) live() iter.Seq[*instance] {
+	return func(yield func(*instance) bool) {
+		for _, list := range o.containers {
+			for _, i := range list {
+				if i.running() && !yield(i) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // observe asks the runtime for everything it has of a Pod.
@@ -105,8 +137,10 @@ func (a *Agent) observe(ctx context.Context, uid types.UID) (*observed, error) {
 	out := &observed{containers: map[string][]*instance{}}
 	for _, s := range pods.Items {
 		st, err := a.cfg.CRI.Runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: s.Id})
-		if err != nil {
+		if grpcstatus.Code(err) == codes.NotFound {
 			continue // removed in between
+		} else if err != nil {
+			return nil, err
 		}
 		sb := podSandbox{id: s.Id, attempt: int(s.Metadata.Attempt), ready: s.State == runtimeapi.PodSandboxState_SANDBOX_READY, created: time.Unix(0, s.CreatedAt)}
 		if n := st.GetStatus().GetNetwork(); n.GetIp() != "" {
@@ -128,8 +162,10 @@ func (a *Agent) observeContainers(ctx context.Context, selector map[string]strin
 	}
 	for _, c := range list.Containers {
 		r, err := a.cfg.CRI.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
-		if err != nil {
+		if grpcstatus.Code(err) == codes.NotFound {
 			continue // removed in between
+		} else if err != nil {
+			return err // not to be taken for gone: it would be started twice
 		}
 		i := instanceOf(r.Status, c.PodSandboxId)
 		out.containers[i.name] = append(out.containers[i.name], i)
@@ -154,7 +190,7 @@ func instanceOf(s *runtimeapi.ContainerStatus, sandbox string) *instance {
 	}
 	i := &instance{
 		id: s.Id, name: s.Labels[labelContainerName], sandbox: sandbox, hash: s.Annotations[annotationHash], state: s.State,
-		image: s.Image.GetImage(), imageID: s.ImageRef, created: at(s.CreatedAt), started: at(s.StartedAt), finished: at(s.FinishedAt),
+		image: s.Image.GetUserSpecifiedImage(), user: s.User, imageID: s.ImageRef, created: at(s.CreatedAt), started: at(s.StartedAt), finished: at(s.FinishedAt),
 		exitCode: int(s.ExitCode), reason: s.Reason, message: s.Message, logPath: s.LogPath, annotations: s.Annotations,
 	}
 	i.attempt = int(s.GetMetadata().GetAttempt())

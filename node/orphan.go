@@ -31,42 +31,44 @@ func (a *Agent) adoptOrphans(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot find what is left of pods: %w", err)
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	for _, p := range append(found, remnants...) {
-		if p.UID == "" || a.actor(p.UID) != nil {
+		if p.UID == "" || a.actors[p.UID] != nil {
 			continue
 		}
 		a.cfg.Log.Info("pod without an object ends", "pod", key(p), "uid", p.UID)
-		a.desire(ctx, p)
-		a.forget(p.UID)
+		a.begin(ctx, newActor(a, p, true))
 	}
 	return nil
 }
 
-// remnants are the Pods that have a folder of logs, a folder of volumes or a
-// cgroup here. Logs are first: they alone tell the name.
+// remnants are the Pods that have a folder of volumes or a cgroup here. Their
+// logs tell their names; a folder of logs alone may be another program's.
 func (a *Agent) remnants() (out []*corev1.Pod, err error) {
 	logs, err := entries(a.cfg.LogDir)
 	if err != nil {
 		return nil, err
 	}
+	names := map[types.UID][2]string{}
 	for _, l := range logs {
 		if f := strings.Split(l, "_"); len(f) == 3 {
-			out = append(out, formerPod(f[0], f[1], types.UID(f[2])))
+			names[types.UID(f[2])] = [2]string{f[0], f[1]}
 		}
 	}
 	volumes, err := entries(filepath.Dir(a.volumes.PodDir("x")))
 	if err != nil {
 		return nil, err
 	}
-	for _, uid := range volumes {
-		out = append(out, formerPod("", "", types.UID(uid)))
-	}
-	groups, err := a.cgroups.pods()
+	uids, err := a.cgroups.pods()
 	if err != nil {
 		return nil, err
 	}
-	for _, uid := range groups {
-		out = append(out, formerPod("", "", uid))
+	for _, uid := range volumes {
+		uids = append(uids, types.UID(uid))
+	}
+	for _, uid := range uids {
+		out = append(out, formerPod(names[uid][0], names[uid][1], uid))
 	}
 	return out, nil
 }

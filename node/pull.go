@@ -6,8 +6,9 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,10 +17,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
-
-// errImage is an image that is not to be had now; what there is to say was
-// said.
-var errImage = errors.New("image is not available")
 
 // pullQueue bounds pulls: each takes a download's worth of network and disk.
 type pullQueue struct {
@@ -40,115 +37,121 @@ func (q *pullQueue) enter(ctx context.Context) (leave func(), err error) {
 }
 
 // ensureImage finds the container's image on the node, or pulls it as its
-// policy says.
-func (x *actor) ensureImage(ctx context.Context, p *corev1.Pod, c *corev1.Container) (*runtimeapi.Image, error) {
+// policy says. It returns nil when there is none; why was said and remembered.
+func (x *actor) ensureImage(ctx context.Context, p *corev1.Pod, c *corev1.Container) *runtimeapi.Image {
+	named, err := reference.ParseNormalizedNamed(c.Image)
+	if err != nil {
+		text := fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: %v", c.Image, c.Image, err)
+		x.noImage(ctx, p, c, "InspectFailed", "InvalidImageName", text)
+		return nil
+	}
 	spec := &runtimeapi.ImageSpec{Image: c.Image, UserSpecifiedImage: c.Image}
+	if reference.IsNameOnly(named) {
+		spec.Image += ":latest"
+	}
 	r, err := x.agent.cfg.CRI.Image.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: spec})
 	if err != nil {
-		x.imageProblem(p, c, "ImageInspectError", fmt.Sprintf("Failed to inspect image %q: %v", c.Image, rpcText(err)), "InspectFailed")
-		return nil, errImage
+		x.noImage(ctx, p, c, "InspectFailed", "ImageInspectError", fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err))
+		return nil
 	}
 	have := r.Image
 	switch {
 	case have != nil && c.ImagePullPolicy != corev1.PullAlways:
 		x.containerEvent(p, c, corev1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
-		x.tell(func() { delete(x.mem.pulls, c.Name) })
-		return have, nil
+		return have
 	case have == nil && c.ImagePullPolicy == corev1.PullNever:
-		x.imageProblem(p, c, "ErrImageNeverPull", fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image), "ErrImageNeverPull")
-		return nil, errImage
+		x.noImage(ctx, p, c, "ErrImageNeverPull", "ErrImageNeverPull", fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image))
+		return nil
 	}
-	return x.pull(ctx, p, c, spec)
+	return x.pull(ctx, p, c, spec, named.Name())
 }
 
-func (x *actor) pull(ctx context.Context, p *corev1.Pod, c *corev1.Container, spec *runtimeapi.ImageSpec) (*runtimeapi.Image, error) {
-	begin := time.Now()
+// noImage says why there is no image to be had without a pull.
+func (x *actor) noImage(ctx context.Context, p *corev1.Pod, c *corev1.Container, event, reason, message string) {
+	if ctx.Err() != nil {
+		return
+	}
+	x.containerEvent(p, c, corev1.EventTypeWarning, event, "%s", message)
+	x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Error: %s", reason)
+	x.startFailed(c, holdImage, reason, message)
+}
+
+func (x *actor) pull(ctx context.Context, p *corev1.Pod, c *corev1.Container, spec *runtimeapi.ImageSpec, repository string) *runtimeapi.Image {
+	begin := x.agent.cfg.Now()
+	x.containerEvent(p, c, corev1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
 	leave, err := x.agent.pulls.enter(ctx)
 	if err != nil {
-		return nil, err
+		return nil
 	}
 	defer leave()
-	x.containerEvent(p, c, corev1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
-	started := time.Now()
-	var last error
-	for _, auth := range x.agent.pullSecrets(ctx, p, c.Image) {
-		if _, last = x.agent.cfg.CRI.Image.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: auth}); last == nil {
+	started := x.agent.cfg.Now()
+	auths, missing := x.agent.pullSecrets(ctx, p, repository)
+	for _, auth := range auths {
+		if _, err = x.agent.cfg.CRI.Image.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: auth}); err == nil {
 			break
 		}
 	}
-	if last != nil {
-		if ctx.Err() == nil {
-			x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", c.Image, rpcText(last))
-			x.imageProblem(p, c, "ErrImagePull", rpcText(last), "Failed")
+	var r *runtimeapi.ImageStatusResponse
+	if err == nil {
+		if r, err = x.agent.cfg.CRI.Image.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: spec}); err == nil && r.Image == nil {
+			err = fmt.Errorf("image %q is not there after its pull", c.Image)
 		}
-		return nil, errImage
 	}
-	r, err := x.agent.cfg.CRI.Image.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: spec})
-	if err != nil || r.Image == nil {
-		return nil, errImage
-	}
-	x.containerEvent(p, c, corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
-		c.Image, time.Since(started).Round(time.Millisecond), time.Since(begin).Round(time.Millisecond), r.Image.Size)
-	x.tell(func() { delete(x.mem.pulls, c.Name) })
-	x.agent.node.imagesChanged()
-	return r.Image, nil
-}
-
-// imageProblem says why there is no image, and holds the next try back.
-func (x *actor) imageProblem(p *corev1.Pod, c *corev1.Container, reason, message, event string) {
-	if reason == "ErrImagePull" {
-		x.containerEvent(p, c, corev1.EventTypeWarning, event, "Error: %s", reason)
-	} else {
-		x.containerEvent(p, c, corev1.EventTypeWarning, event, "%s", message)
-		x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Error: %s", reason)
-	}
-	x.wait(c.Name, reason, message)
-	x.backOffPull(c.Name, "pull")
-	if reason != "ErrImagePull" {
-		return
-	}
-	// The next look shows the back-off, as a kubelet's next sync does.
-	x.tell(func() {
-		text := fmt.Sprintf("Back-off pulling image %q: ErrImagePull: %s", c.Image, message)
-		x.mem.waiting[c.Name] = waiting{"ImagePullBackOff", text}
-		x.containerEvent(p, c, corev1.EventTypeNormal, "BackOff", "Back-off pulling image %q", c.Image)
-		x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Error: ImagePullBackOff")
-	})
-}
-
-// backOffPull delays the next start of a container whose image or
-// configuration is missing: 10 s, doubled to 5 minutes.
-func (x *actor) backOffPull(container, kind string) {
-	x.tell(func() {
-		b := x.mem.pulls[container]
-		if b == nil {
-			b = &backOff{}
-			x.mem.pulls[container] = b
-		}
-		b.delay = min(max(2*b.delay, firstBackOff), mostBackOff)
-		b.until, b.instance = x.agent.cfg.Now().Add(b.delay), kind
-	})
-}
-
-// pullSecrets are the credentials to try for an image, in order; the last is
-// none at all when there are no others.
-func (a *Agent) pullSecrets(ctx context.Context, p *corev1.Pod, image string) (out []*runtimeapi.AuthConfig) {
-	named, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
-		return []*runtimeapi.AuthConfig{nil}
+		if ctx.Err() == nil {
+			x.pullFailed(p, c, rpcText(err), missing)
+		}
+		return nil
 	}
+	now := x.agent.cfg.Now()
+	x.containerEvent(p, c, corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
+		c.Image, now.Sub(started).Truncate(time.Millisecond), now.Sub(begin).Truncate(time.Millisecond), r.Image.Size)
+	x.agent.node.imagesChanged()
+	return r.Image
+}
+
+// pullFailed says why a pull failed. The back-off is said at the next look, as
+// a kubelet does: both states are seen.
+func (x *actor) pullFailed(p *corev1.Pod, c *corev1.Container, why string, missing []string) {
+	x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", c.Image, why)
+	x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Error: ErrImagePull")
+	if len(missing) > 0 {
+		x.event(p, corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret", "Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", "))
+	}
+	x.startFailed(c, holdPull, "ErrImagePull", why)
+}
+
+// pullHeldBack turns ErrImagePull into ImagePullBackOff, after the former was
+// reported.
+func (x *actor) pullHeldBack(p *corev1.Pod, c *corev1.Container) {
+	x.tell(func() {
+		w := x.mem.waiting[c.Name]
+		if w.reason != "ErrImagePull" {
+			return
+		}
+		text := fmt.Sprintf("Back-off pulling image %q", c.Image)
+		x.containerEvent(p, c, corev1.EventTypeNormal, "BackOff", "%s", text)
+		x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Error: ImagePullBackOff")
+		x.mem.waiting[c.Name] = waiting{"ImagePullBackOff", text + ": ErrImagePull: " + w.message}
+	})
+}
+
+// pullSecrets are the credentials to try for an image, in order, and the names
+// of secrets that are not there. Without credentials it is none at all.
+func (a *Agent) pullSecrets(ctx context.Context, p *corev1.Pod, repository string) (out []*runtimeapi.AuthConfig, missing []string) {
 	for _, ref := range p.Spec.ImagePullSecrets {
 		s, err := a.objects.Secret(ctx, p.Namespace, ref.Name)
 		if err != nil {
 			a.cfg.Log.Info("pull secret is missing", "pod", key(p), "secret", ref.Name, "err", err)
+			missing = append(missing, ref.Name)
 			continue
 		}
-		out = append(out, registryAuth(s, named.Name())...)
+		out = append(out, registryAuth(s, repository)...)
 	}
 	if len(out) == 0 {
 		out = append(out, nil)
 	}
-	return out
+	return out, missing
 }
 
 // registryAuth reads the two forms of docker's configuration.
@@ -168,7 +171,8 @@ func registryAuth(s *corev1.Secret, repository string) (out []*runtimeapi.AuthCo
 			return nil
 		}
 	}
-	for registry, e := range entries {
+	for _, registry := range slices.Sorted(maps.Keys(entries)) {
+		e := entries[registry]
 		host := strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(registry, "https://"), "http://"), "/")
 		host = strings.TrimSuffix(strings.TrimSuffix(host, "/v1"), "/v2")
 		if host == "index.docker.io" {

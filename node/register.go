@@ -33,8 +33,9 @@ const (
 
 // nodeState is what the agent tells of its machine.
 type nodeState struct {
-	mu       sync.Mutex // guards resources
+	mu       sync.Mutex // guards the fields below
 	capacity corev1.ResourceList
+	runtime  string
 	images   chan struct{}
 }
 
@@ -42,6 +43,12 @@ func (s *nodeState) allocatable() corev1.ResourceList {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.capacity
+}
+
+func (s *nodeState) runtimeName() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.runtime
 }
 
 func (s *nodeState) memory() int64 {
@@ -68,7 +75,11 @@ func (a *Agent) register(ctx context.Context) error {
 		return fmt.Errorf("cannot register node %s: %w", a.cfg.NodeName, err)
 	}
 	a.node.mu.Lock()
-	a.node.capacity, a.node.images = st.Allocatable, make(chan struct{}, 1)
+	a.node.capacity = st.Allocatable
+	a.node.runtime, _, _ = strings.Cut(st.NodeInfo.ContainerRuntimeVersion, "://")
+	if a.node.images == nil {
+		a.node.images = make(chan struct{}, 1)
+	}
 	a.node.mu.Unlock()
 	nodes := a.cfg.Client.CoreV1().Nodes()
 	n, err := nodes.Get(ctx, a.cfg.NodeName, metav1.GetOptions{})

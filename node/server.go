@@ -3,6 +3,7 @@
 package node
 
 import (
+	"crypto/x509/pkix"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -17,8 +18,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// handler is the endpoint that kubelets have: logs, streams, Pods. Callers are
-// authenticated and authorized by whoever serves it (Config.Serve).
+// handler is the endpoint that kubelets have: logs, streams, Pods. Whoever
+// serves it (Config.Serve) puts Guard before it.
 func (a *Agent) handler() http.Handler {
 	m := http.NewServeMux()
 	m.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
@@ -30,6 +31,21 @@ func (a *Agent) handler() http.Handler {
 		m.HandleFunc(verb+" /portForward/{namespace}/{pod}", a.servePortForward)
 	}
 	return m
+}
+
+// Guard lets through whom allowed knows by the certificate that TLS has
+// verified, and answers 401 to those without one and 403 to the others.
+func Guard(h http.Handler, allowed func(pkix.Name) bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.TLS == nil || len(r.TLS.VerifiedChains) == 0:
+			http.Error(w, "Unauthorized", http.StatusUnauthorized)
+		case !allowed(r.TLS.VerifiedChains[0][0].Subject):
+			http.Error(w, "Forbidden", http.StatusForbidden)
+		default:
+			h.ServeHTTP(w, r)
+		}
+	})
 }
 
 func (a *Agent) servePods(w http.ResponseWriter, _ *http.Request) {
@@ -161,21 +177,15 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	list := have.containers[name]
-	if q.previous {
-		if len(list) < 2 && !(len(list) == 1 && list[0].exited()) {
-			http.Error(w, fmt.Sprintf("previous terminated container %q in pod %q not found", name, x.pod().Name), http.StatusBadRequest)
-			return
-		}
-		if len(list) > 1 {
-			list = list[1:]
-		}
-	}
-	if len(list) == 0 || list[0].started.IsZero() && !list[0].exited() {
-		http.Error(w, fmt.Sprintf("container %q in pod %q is waiting to start: %s", name, x.pod().Name, x.waitingReason(name)), http.StatusBadRequest)
+	if containerOf(x.pod(), name).Image == "" {
+		http.Error(w, "container not found in pod", http.StatusNotFound)
 		return
 	}
-	i := list[0]
+	i, err := loggedInstance(x.pod(), have, name, q.previous)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
 	w.Header().Set("Content-Type", "text/plain")
 	w.Header().Set("Transfer-Encoding", "chunked")
 	out := flushWriter{w, http.NewResponseController(w)}
@@ -200,19 +210,46 @@ func (a *Agent) over(r *http.Request, id string) bool {
 	return err != nil || st.Status.State == runtimeapi.ContainerState_CONTAINER_EXITED
 }
 
-func (x *actor) waitingReason(name string) string {
-	for _, list := range [][]corev1.ContainerStatus{x.pod().Status.ContainerStatuses, x.pod().Status.InitContainerStatuses} {
-		for _, c := range list {
-			if c.Name == name && c.State.Waiting != nil {
-				reason := c.State.Waiting.Reason
-				if strings.Contains(reason, "Pull") || strings.Contains(reason, "Image") {
-					return "trying and failing to pull image"
-				}
-				return reason
-			}
+// loggedInstance is the instance whose log is meant, by what the API says of
+// the container: the one that runs, or the last one that ran.
+func loggedInstance(p *corev1.Pod, have *observed, name string, previous bool) (*instance, error) {
+	s := statusOf(p, name)
+	if s == nil {
+		return nil, fmt.Errorf("container %q in pod %q is not available", name, p.Name)
+	}
+	id, last := "", s.LastTerminationState.Terminated
+	switch st := s.State; {
+	case previous && (last == nil || last.ContainerID == ""):
+		return nil, fmt.Errorf("previous terminated container %q in pod %q not found", name, p.Name)
+	case previous:
+		id = last.ContainerID
+	case st.Running != nil:
+		id = s.ContainerID
+	case st.Terminated != nil && st.Terminated.ContainerID != "":
+		id = st.Terminated.ContainerID
+	case last != nil && last.ContainerID != "":
+		id = last.ContainerID
+	case st.Terminated != nil || last != nil:
+		return nil, fmt.Errorf("container %q in pod %q is terminated", name, p.Name)
+	case st.Waiting == nil:
+		return nil, fmt.Errorf("container %q in pod %q is waiting to start - no logs yet", name, p.Name)
+	default:
+		why := st.Waiting.Reason
+		switch why {
+		case "ErrImagePull":
+			why = "image can't be pulled"
+		case "ImagePullBackOff":
+			why = "trying and failing to pull image"
+		}
+		return nil, fmt.Errorf("container %q in pod %q is waiting to start: %v", name, p.Name, why)
+	}
+	_, id, _ = strings.Cut(id, "://")
+	for _, i := range have.containers[name] {
+		if i.id == id {
+			return i, nil
 		}
 	}
-	return "ContainerCreating"
+	return nil, fmt.Errorf("failed to get container status %q: not found", id)
 }
 
 // flushWriter sends each write on its way, for followers.

@@ -3,102 +3,57 @@
 package node
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
 	"github.com/peapod/peapod/api/pod"
 )
 
-// report writes the Pod's status where it differs from what the API has. It
-// says whether the API now has it (or has no use for it any more).
-func (x *actor) report(ctx context.Context, p *corev1.Pod, have *observed, e *ending) bool {
-	if x.isGone() {
-		return true
-	}
-	st := status(p, have, &x.mem, e, x.agent.cfg.IP, x.agent.cfg.Now())
-	base := p.Status
-	if x.mem.reported != nil {
-		base = *x.mem.reported
-	}
-	if equality.Semantic.DeepEqual(base, st) {
-		return true
-	}
-	if err := x.patch(ctx, p, base, st); err != nil {
-		if apierrors.IsNotFound(err) {
-			return true
-		}
-		if ctx.Err() == nil {
-			x.agent.cfg.Log.Warn("cannot write status", "pod", key(p), "uid", p.UID, "err", err)
-			x.mem.reported = nil
-			x.wakeAt(x.agent.cfg.Now().Add(time.Second))
-		}
-		return false
-	}
-	x.mem.reported = st.DeepCopy()
-	return true
-}
-
-func (x *actor) patch(ctx context.Context, p *corev1.Pod, from, to corev1.PodStatus) error {
-	old, err := json.Marshal(corev1.Pod{Status: from})
-	if err != nil {
-		return err
-	}
-	// The UID makes sure that it is this Pod and not a successor.
-	fresh, err := json.Marshal(corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: p.UID}, Status: to})
-	if err != nil {
-		return err
-	}
-	patch, err := strategicpatch.CreateTwoWayMergePatch(old, fresh, corev1.Pod{})
-	if err != nil {
-		return err
-	}
-	_, err = x.agent.cfg.Client.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
-	if apierrors.IsConflict(err) {
-		return apierrors.NewNotFound(corev1.Resource("pods"), p.Name)
-	}
-	return err
-}
-
-// status is what the API shall say of the Pod. It is pure.
+// status is what the API shall say of the Pod. It is pure. e is nil while the
+// Pod shall run.
 func status(p *corev1.Pod, have *observed, m *memory, e *ending, hostIP net.IP, now time.Time) corev1.PodStatus {
 	s := *p.Status.DeepCopy()
 	s.ObservedGeneration = p.Generation
 	if s.StartTime == nil {
-		s.StartTime = &metav1.Time{Time: now.Truncate(time.Second)}
+		s.StartTime = seconds(now)
+	}
+	if s.QOSClass == "" {
+		s.QOSClass = pod.QOS(p)
 	}
 	s.HostIP, s.HostIPs = hostIP.String(), []corev1.HostIP{{IP: hostIP.String()}}
 	addresses(p, have, &s)
 	s.InitContainerStatuses = statuses(p, p.Spec.InitContainers, have, m, e, true)
 	s.ContainerStatuses = statuses(p, p.Spec.Containers, have, m, e, false)
-	if !pod.Terminal(p) || e == nil {
-		s.Phase = phaseOf(p, have, e != nil)
+	over := e != nil && !have.runningAny()
+	s.Phase = phase(p, &s, over, mainsBegun(p, have))
+	if terminal(p.Status.Phase) || terminal(s.Phase) && !over {
+		s.Phase = p.Status.Phase // never back, and not before everything is dead
 	}
-	if e != nil && e.outcome != nil && !have.runningAny() {
+	if s.Phase != p.Status.Phase {
+		s.Reason, s.Message = "", ""
+	}
+	if e != nil && e.outcome != nil && over && !terminal(p.Status.Phase) {
 		s.Phase, s.Reason, s.Message = e.outcome.phase, e.outcome.reason, e.outcome.message
 	}
-	if e != nil && !have.runningAny() && s.Phase != corev1.PodSucceeded && s.Phase != corev1.PodFailed {
-		s.Phase = endPhase(p, have)
+	conditions(p, have, &s, now)
+	if over {
+		lastWord(p, &s)
 	}
-	if pod.Terminal(p) {
-		s.Phase = p.Status.Phase // never back
-	}
-	conditions(p, have, m, &s, now)
+	limitMessages(p, &s)
 	return s
 }
+
+func terminal(phase corev1.PodPhase) bool {
+	return phase == corev1.PodSucceeded || phase == corev1.PodFailed
+}
+
+// seconds is a time as the API keeps it; finer ones would differ for ever.
+func seconds(t time.Time) *metav1.Time { return &metav1.Time{Time: t.Truncate(time.Second)} }
 
 func addresses(p *corev1.Pod, have *observed, s *corev1.PodStatus) {
 	var ips []string
@@ -116,268 +71,316 @@ func addresses(p *corev1.Pod, have *observed, s *corev1.PodStatus) {
 	}
 }
 
-// phaseOf follows from the containers and the restart policy.
-func phaseOf(p *corev1.Pod, have *observed, ending bool) corev1.PodPhase {
-	for i := range p.Spec.InitContainers {
-		c := &p.Spec.InitContainers[i]
-		at := have.latest(c.Name)
-		if pod.Sidecar(c) {
-			continue
-		}
-		if at != nil && at.exited() && at.exitCode != 0 && p.Spec.RestartPolicy == corev1.RestartPolicyNever {
-			return corev1.PodFailed
-		}
-		if !mainsBegun(p, have) && (at == nil || !at.exited() || at.exitCode != 0) {
-			return corev1.PodPending
-		}
-	}
-	running, waiting, failed, ended := 0, 0, 0, 0
-	for i := range p.Spec.Containers {
-		at := have.latest(p.Spec.Containers[i].Name)
-		switch {
-		case at == nil || !at.running() && !at.exited():
-			waiting++
-		case at.running():
-			running++
-		case at.exitCode == 0:
-			ended++
-		default:
-			failed++
-		}
-	}
-	policy := p.Spec.RestartPolicy
+// phase follows from the containers' statuses as in a kubelet (getPhase). over
+// is true when nothing will run again; begun when main containers were made.
+func phase(p *corev1.Pod, s *corev1.PodStatus, over, begun bool) corev1.PodPhase {
+	n := countInit(p, s)
+	n.countMain(p, s)
 	switch {
-	case waiting > 0 && running+failed+ended == 0:
-		return corev1.PodPending
-	case running > 0 || waiting > 0:
-		return corev1.PodRunning
-	case policy == corev1.RestartPolicyAlways && !ending:
-		return corev1.PodRunning
-	case failed == 0 && policy != corev1.RestartPolicyAlways:
-		return corev1.PodSucceeded
-	case policy == corev1.RestartPolicyNever:
+	case n.initFailed:
 		return corev1.PodFailed
+	case n.initPending > 0, n.sidecarsPending > 0 && !begun, n.waiting > 0:
+		return corev1.PodPending
+	case n.running > 0:
+		return corev1.PodRunning
+	case n.stopped == 0:
+		return corev1.PodPending
+	case !over && n.stopped != n.stoppedForGood:
+		return corev1.PodRunning
+	case n.stopped == n.succeeded:
+		return corev1.PodSucceeded
 	}
-	return corev1.PodRunning
+	return corev1.PodFailed
 }
 
-// endPhase is the phase of a Pod that was made to end: Succeeded if everything
-// that ran ended well.
-func endPhase(p *corev1.Pod, have *observed) corev1.PodPhase {
-	for i := range p.Spec.Containers {
-		if at := have.latest(p.Spec.Containers[i].Name); at == nil || at.exitCode != 0 {
-			return corev1.PodFailed
+// census counts containers by what they do.
+type census struct {
+	initPending, sidecarsPending       int
+	initFailed                         bool
+	running, waiting                   int
+	stopped, stoppedForGood, succeeded int
+}
+
+func countInit(p *corev1.Pod, s *corev1.PodStatus) (n census) {
+	for i, st := range s.InitContainerStatuses {
+		c := &p.Spec.InitContainers[i]
+		end := lastEnd(st)
+		switch {
+		case pod.Sidecar(c):
+			if st.State.Running != nil {
+				n.running++
+			}
+			if st.State.Running != nil && !*st.Started || st.State.Waiting != nil && end == nil {
+				n.sidecarsPending++
+			}
+			if st.State.Waiting != nil && end == nil {
+				n.waiting++
+			}
+		case st.State.Running != nil || end == nil:
+			n.initPending++
+		case end.ExitCode != 0 && !restartable(p, c, true, int(end.ExitCode)):
+			n.initFailed = true
 		}
 	}
-	return corev1.PodSucceeded
+	return n
+}
+
+func (n *census) countMain(p *corev1.Pod, s *corev1.PodStatus) {
+	for i, st := range s.ContainerStatuses {
+		end := lastEnd(st)
+		switch {
+		case st.State.Running != nil:
+			n.running++
+		case end == nil:
+			n.waiting++
+		default:
+			n.stopped++
+			if !restartable(p, &p.Spec.Containers[i], false, int(end.ExitCode)) {
+				n.stoppedForGood++
+			}
+			if st.State.Terminated != nil && end.ExitCode == 0 {
+				n.succeeded++
+			}
+		}
+	}
+}
+
+// lastEnd is how a container that does not run ended last, or nil if it never
+// ran.
+func lastEnd(s corev1.ContainerStatus) *corev1.ContainerStateTerminated {
+	if s.State.Terminated != nil {
+		return s.State.Terminated
+	}
+	return s.LastTerminationState.Terminated
 }
 
 func statuses(p *corev1.Pod, list []corev1.Container, have *observed, m *memory, e *ending, init bool) []corev1.ContainerStatus {
 	var out []corev1.ContainerStatus
 	for i := range list {
-		out = append(out, containerStatus(p, &list[i], have, m, e, init))
+		s := containerStatus(p, &list[i], have, m, e, init)
+		normalize(&s.State)
+		normalize(&s.LastTerminationState)
+		out = append(out, s)
 	}
 	return out
 }
 
+func normalize(s *corev1.ContainerState) {
+	if s.Running != nil {
+		s.Running.StartedAt.Time = s.Running.StartedAt.Truncate(time.Second)
+	}
+	if s.Terminated != nil {
+		s.Terminated.StartedAt.Time = s.Terminated.StartedAt.Truncate(time.Second)
+		s.Terminated.FinishedAt.Time = s.Terminated.FinishedAt.Truncate(time.Second)
+	}
+}
+
 func containerStatus(p *corev1.Pod, c *corev1.Container, have *observed, m *memory, e *ending, init bool) corev1.ContainerStatus {
-	s := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: new(bool)}
+	s := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: new(bool), VolumeMounts: mountStatuses(c)}
+	was := statusOf(p, c.Name)
 	list := have.containers[c.Name]
 	if len(list) == 0 {
-		s.State.Waiting = waitingState(p, c, have, m, init)
-		if e != nil && !have.runningAny() {
-			s.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "ContainerStatusUnknown", Message: "The container could not be located when the pod was terminated"}}
-			if pod.Terminal(p) || e.outcome != nil || e.delete {
-				s.State = corev1.ContainerState{Waiting: waitingState(p, c, have, m, init)}
-			}
-		}
+		absent(p, have, &s, was, init)
+	} else {
+		present(p, c, list, m, &s, was, init)
+	}
+	at := have.latest(c.Name)
+	if e != nil || at != nil && (at.running() && !m.hooking[at.id] || at.exited() && !restartable(p, c, init, at.exitCode)) {
 		return s
 	}
-	at := list[0]
-	s.RestartCount, s.ImageID, s.ContainerID = int32(at.attempt), at.imageID, "peapod://"+at.id
-	s.AllocatedResources = c.Resources.Requests
-	s.Resources = c.Resources.DeepCopy()
-	switch {
-	case at.running():
-		s.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(at.started)}
-		started := m.hasStarted(c, at)
-		s.Started = &started
-		s.Ready = started && (c.ReadinessProbe == nil || m.results[at.id].ready) && !init
-		if init && pod.Sidecar(c) {
-			s.Ready = started && (c.ReadinessProbe == nil || m.results[at.id].ready)
-		}
-	case at.exited():
-		s.State.Terminated = terminated(at, m)
-		s.Ready = init && at.exitCode == 0
-		if restarts(p, c, at, init, e) {
+	// It will run: say what it waits for, if that is known.
+	if w, ok := m.waiting[c.Name]; ok && s.State.Running == nil && (at != nil || s.State.Terminated == nil) {
+		if s.State.Terminated != nil {
 			s.LastTerminationState.Terminated = s.State.Terminated
-			s.State = corev1.ContainerState{Waiting: crashLoop(p, c, at, m)}
-			s.Ready = false
 		}
-	default:
-		s.State.Waiting = waitingState(p, c, have, m, init)
-	}
-	if len(list) > 1 && s.LastTerminationState.Terminated == nil && list[1].exited() {
-		s.LastTerminationState.Terminated = terminated(list[1], m)
+		s.State, s.Ready = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: w.reason, Message: w.message}}, false
 	}
 	return s
 }
 
-// restarts says whether an ended container will run again.
-func restarts(p *corev1.Pod, c *corev1.Container, at *instance, init bool, e *ending) bool {
-	if e != nil {
-		return false
+// waitingByDefault is what a container says that nothing is known of.
+func waitingByDefault(p *corev1.Pod) corev1.ContainerState {
+	reason := "ContainerCreating"
+	if len(p.Spec.InitContainers) > 0 {
+		reason = "PodInitializing"
 	}
-	policy := p.Spec.RestartPolicy
-	if init {
-		if pod.Sidecar(c) {
-			return true
+	return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}
+}
+
+const statusUnknown = "ContainerStatusUnknown"
+
+// absent is a container the runtime has not: not yet, or not any more.
+func absent(p *corev1.Pod, have *observed, s, was *corev1.ContainerStatus, init bool) {
+	s.State = waitingByDefault(p)
+	if init && mainsBegun(p, have) && (was == nil || was.State.Terminated == nil) && !pod.Sidecar(containerOf(p, s.Name)) {
+		s.State, s.Ready = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+			Reason: "Completed", Message: "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally",
+		}}, true
+		return
+	}
+	if was == nil {
+		return
+	}
+	if was.State.Terminated != nil {
+		*s = *was.DeepCopy()
+		s.Started, s.Ready = new(bool), init && was.State.Terminated.ExitCode == 0
+		return
+	}
+	s.RestartCount, s.LastTerminationState = was.RestartCount, *was.LastTerminationState.DeepCopy()
+	if was.State.Running != nil && s.LastTerminationState.Terminated == nil {
+		s.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{
+			ExitCode: 137, Reason: statusUnknown, Message: "The container could not be located when the pod was deleted.  The container used to be Running",
 		}
-		return at.exitCode != 0 && policy != corev1.RestartPolicyNever
+		if p.DeletionTimestamp == nil {
+			s.RestartCount++
+		}
 	}
-	if c.RestartPolicy != nil {
-		policy = corev1.RestartPolicy(*c.RestartPolicy)
-	}
-	return policy == corev1.RestartPolicyAlways || policy == corev1.RestartPolicyOnFailure && at.exitCode != 0
 }
 
-func crashLoop(p *corev1.Pod, c *corev1.Container, at *instance, m *memory) *corev1.ContainerStateWaiting {
-	if w, ok := m.waiting[c.Name]; ok {
-		return &corev1.ContainerStateWaiting{Reason: w.reason, Message: w.message}
+func containerOf(p *corev1.Pod, name string) *corev1.Container {
+	for _, list := range [][]corev1.Container{p.Spec.Containers, p.Spec.InitContainers} {
+		for i := range list {
+			if list[i].Name == name {
+				return &list[i]
+			}
+		}
 	}
-	if b := m.backOffs[c.Name]; b != nil && b.instance == at.id && b.delay > 0 {
-		return &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: backOffText(p, c, b.delay)}
-	}
-	return &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}
+	return &corev1.Container{Name: name}
 }
 
-func backOffText(p *corev1.Pod, c *corev1.Container, delay time.Duration) string {
-	return fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)", delay, c.Name, p.Name, p.Namespace, p.UID)
+// present is a container the runtime has. list is newest first.
+func present(p *corev1.Pod, c *corev1.Container, list []*instance, m *memory, s, was *corev1.ContainerStatus, init bool) {
+	at := list[0]
+	s.RestartCount, s.ImageID, s.ContainerID = int32(at.attempt), at.imageID, m.containerID(at)
+	if at.image != "" {
+		s.Image = at.image
+	}
+	s.AllocatedResources, s.Resources, s.User = c.Resources.Requests.DeepCopy(), c.Resources.DeepCopy(), userOf(at)
+	if was != nil {
+		s.RestartCount = max(s.RestartCount, was.RestartCount)
+		s.LastTerminationState = *was.LastTerminationState.DeepCopy()
+		if was.ContainerID != s.ContainerID && was.State.Terminated != nil {
+			s.LastTerminationState.Terminated = was.State.Terminated.DeepCopy()
+		}
+	}
+	if len(list) > 1 && list[1].exited() {
+		s.LastTerminationState.Terminated = terminated(list[1], m)
+	}
+	switch {
+	case at.running() && m.hooking[at.id]:
+		s.State = waitingByDefault(p) // until its postStart is over
+	case at.running():
+		s.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(at.started)}
+		started := m.hasStarted(c, at)
+		s.Started = &started
+		s.Ready = m.isReady(c, at) && (!init || pod.Sidecar(c))
+	case at.exited():
+		s.State.Terminated = terminated(at, m)
+		s.Ready = init && at.exitCode == 0 && !pod.Sidecar(c)
+	case was != nil && was.State.Running != nil && was.ContainerID == s.ContainerID:
+		s.State.Terminated = &corev1.ContainerStateTerminated{ExitCode: 137, Reason: statusUnknown, Message: "The container could not be located when the pod was terminated"}
+	default:
+		s.State = waitingByDefault(p)
+	}
 }
 
-func waitingState(p *corev1.Pod, c *corev1.Container, have *observed, m *memory, init bool) *corev1.ContainerStateWaiting {
-	if w, ok := m.waiting[c.Name]; ok {
-		return &corev1.ContainerStateWaiting{Reason: w.reason, Message: w.message}
+func userOf(i *instance) *corev1.ContainerUser {
+	l := i.user.GetLinux()
+	if l == nil {
+		return nil
 	}
-	if len(p.Spec.InitContainers) > 0 && (have.sandbox() == nil || !init || !mainsBegun(p, have)) {
-		return &corev1.ContainerStateWaiting{Reason: "PodInitializing"}
+	return &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: l.Uid, GID: l.Gid, SupplementalGroups: l.SupplementalGroups}}
+}
+
+func mountStatuses(c *corev1.Container) (out []corev1.VolumeMountStatus) {
+	for _, v := range c.VolumeMounts {
+		st := corev1.VolumeMountStatus{Name: v.Name, MountPath: v.MountPath, ReadOnly: v.ReadOnly}
+		if v.ReadOnly {
+			mode := corev1.RecursiveReadOnlyDisabled
+			if r := v.RecursiveReadOnly; r != nil && *r != corev1.RecursiveReadOnlyDisabled {
+				mode = corev1.RecursiveReadOnlyEnabled
+			}
+			st.RecursiveReadOnly = &mode
+		}
+		out = append(out, st)
 	}
-	return &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}
+	return out
 }
 
 func terminated(i *instance, m *memory) *corev1.ContainerStateTerminated {
 	t := &corev1.ContainerStateTerminated{
-		ExitCode: int32(i.exitCode), Reason: i.reason, Message: i.message, ContainerID: "peapod://" + i.id,
+		ExitCode: int32(i.exitCode), Reason: i.reason, ContainerID: m.containerID(i),
 		StartedAt: metav1.NewTime(i.started), FinishedAt: metav1.NewTime(i.finished),
 	}
 	if i.started.IsZero() {
 		t.StartedAt = metav1.NewTime(time.Unix(0, 0))
 	}
-	if text := m.messages[i.id]; text != "" {
-		t.Message = text
-	}
+	t.Message = strings.Join(slices.DeleteFunc([]string{i.message, m.messages[i.id]}, func(s string) bool { return s == "" }), ": ")
 	return t
 }
 
-// conditions are the Pod's conditions, each moved only when it changes.
-func conditions(p *corev1.Pod, have *observed, m *memory, s *corev1.PodStatus, now time.Time) {
-	set := func(t corev1.PodConditionType, ok bool, reason, message string) {
-		c := corev1.PodCondition{Type: t, Status: corev1.ConditionFalse, ObservedGeneration: p.Generation, Reason: reason, Message: message, LastTransitionTime: metav1.NewTime(now.Truncate(time.Second))}
-		if ok {
-			c.Status = corev1.ConditionTrue
-			if reason != "PodCompleted" {
-				c.Reason, c.Message = "", ""
+// podMessages is how much all termination messages of a Pod may take together.
+const podMessages = 12 << 10
+
+func limitMessages(p *corev1.Pod, s *corev1.PodStatus) {
+	most := podMessages / max(len(p.Spec.Containers)+len(p.Spec.InitContainers)+len(p.Spec.EphemeralContainers), 1)
+	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
+		for i := range list {
+			for _, st := range []*corev1.ContainerState{&list[i].State, &list[i].LastTerminationState} {
+				if t := st.Terminated; t != nil && len(t.Message) > most {
+					t.Message = t.Message[:most]
+				}
 			}
 		}
-		pod.SetCondition(s, c)
 	}
-	set(corev1.PodReadyToStartContainers, have.sandbox() != nil, "", "")
-	var incomplete, unready []string
+}
+
+// lastWord is what is said of a Pod of which nothing runs any more: a phase
+// that is final, and no container whose end is open (TerminatePod).
+func lastWord(p *corev1.Pod, s *corev1.PodStatus) {
+	if wasInitialized(p, s) {
+		for i := range s.ContainerStatuses {
+			close137(&s.ContainerStatuses[i])
+		}
+	}
+	// Init containers up to the last that was begun, and at least the first.
+	last := 0
 	for i, c := range s.InitContainerStatuses {
-		sidecar := pod.Sidecar(&p.Spec.InitContainers[i])
-		if sidecar && !*c.Started || !sidecar && (c.State.Terminated == nil || c.State.Terminated.ExitCode != 0) && !mainsBegun(p, have) {
-			incomplete = append(incomplete, c.Name)
+		if c.State.Waiting == nil || c.LastTerminationState.Terminated != nil {
+			last = i
 		}
-		if sidecar && !c.Ready {
-			unready = append(unready, c.Name)
+	}
+	for i := range s.InitContainerStatuses {
+		if i <= last {
+			close137(&s.InitContainerStatuses[i])
 		}
+	}
+	if !terminal(s.Phase) {
+		s.Phase = corev1.PodFailed
+	}
+}
+
+func close137(s *corev1.ContainerStatus) {
+	if s.State.Terminated == nil {
+		s.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: statusUnknown, Message: "The container could not be located when the pod was terminated"}}
+	}
+}
+
+// wasInitialized says whether main containers can have run.
+func wasInitialized(p *corev1.Pod, s *corev1.PodStatus) bool {
+	n := len(s.InitContainerStatuses)
+	if n == 0 {
+		return true
 	}
 	for _, c := range s.ContainerStatuses {
-		if !c.Ready {
-			unready = append(unready, c.Name)
+		if c.LastTerminationState.Terminated != nil || c.State.Waiting == nil {
+			return true
 		}
 	}
-	done := s.Phase == corev1.PodSucceeded
-	switch {
-	case done:
-		set(corev1.PodInitialized, true, "PodCompleted", "")
-	default:
-		set(corev1.PodInitialized, len(incomplete) == 0, "ContainersNotInitialized", fmt.Sprintf("containers with incomplete status: [%s]", strings.Join(incomplete, " ")))
+	last := s.InitContainerStatuses[n-1]
+	if pod.Sidecar(&p.Spec.InitContainers[n-1]) {
+		return last.State.Running != nil && *last.Started
 	}
-	reason, message := "ContainersNotReady", fmt.Sprintf("containers with unready status: [%s]", strings.Join(unready, " "))
-	ready := len(unready) == 0
-	switch s.Phase {
-	case corev1.PodSucceeded:
-		ready, reason, message = false, "PodCompleted", ""
-	case corev1.PodFailed:
-		ready, reason, message = false, "PodFailed", ""
-	}
-	set(corev1.ContainersReady, ready, reason, message)
-	for _, g := range p.Spec.ReadinessGates {
-		if c := pod.Condition(s, g.ConditionType); ready && (c == nil || c.Status != corev1.ConditionTrue) {
-			ready, reason, message = false, "ReadinessGatesNotReady", fmt.Sprintf("the status of pod readiness gate %q is not \"True\", but False", g.ConditionType)
-		}
-	}
-	set(corev1.PodReady, ready, reason, message)
-	set(corev1.PodScheduled, true, "", "")
-	order := []corev1.PodConditionType{corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled}
-	slices.SortStableFunc(s.Conditions, func(a, b corev1.PodCondition) int {
-		return slices.Index(order, a.Type) - slices.Index(order, b.Type)
-	})
-}
-
-// learn takes in what an observation tells once: termination messages, and
-// that a container keeps failing.
-func (x *actor) learn(p *corev1.Pod, have *observed) {
-	for _, list := range have.containers {
-		for _, i := range list {
-			if _, known := x.mem.messages[i.id]; known || !i.exited() {
-				continue
-			}
-			x.mem.messages[i.id] = x.agent.terminationMessage(i)
-		}
-	}
-	for i := range p.Spec.Containers {
-		c := &p.Spec.Containers[i]
-		at := have.latest(c.Name)
-		b := x.mem.backOffs[c.Name]
-		if at == nil || b == nil || b.delay == 0 || b.instance != at.id || x.mem.told[at.id] || !at.exited() {
-			continue
-		}
-		if x.mem.told == nil {
-			x.mem.told = map[string]bool{}
-		}
-		x.mem.told[at.id] = true
-		x.containerEvent(p, c, corev1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s_%s(%s)", c.Name, p.Name, p.Namespace, p.UID)
-	}
-}
-
-// Limits of termination messages, as Kubernetes: 4 KiB of the file, or the
-// last 80 lines and 2 KiB of the log.
-const (
-	messageLimit  = 4096
-	fallbackLimit = 2048
-	fallbackLines = 80
-)
-
-func (a *Agent) terminationMessage(i *instance) string {
-	b, err := os.ReadFile(i.annotations[annotationMessageDir])
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return ""
-	}
-	text := string(b[:min(len(b), messageLimit)])
-	if text == "" && i.annotations[annotationPolicy] == string(corev1.TerminationMessageFallbackToLogsOnError) && i.exitCode != 0 {
-		text = tailLog(i.logPath, fallbackLines, fallbackLimit)
-	}
-	return text
+	end := lastEnd(last)
+	return end != nil && end.ExitCode == 0
 }
