@@ -8,14 +8,21 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 	"go.etcd.io/etcd/api/v3/version"
+	etcdtransport "go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	etcdkubernetes "go.etcd.io/etcd/client/v3/kubernetes"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -48,8 +55,10 @@ func startEtcd(ctx context.Context, dir string) (*embedded, error) {
 		return nil, fmt.Errorf("cannot open etcd: %w", err)
 	}
 	c := embed.NewConfig()
-	c.Name, c.Dir, c.LogLevel = "peapod", dir, "fatal"
-	c.LogOutputs = []string{"stderr"}
+	c.Name, c.Dir = "peapod", dir
+	// etcd would end the process on a store it cannot read; this one is to end
+	// with a message instead.
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(zapcore.NewNopCore(), zap.WithFatalHook(zapcore.WriteThenPanic)))
 	// A single member elects itself; short ticks only make that quick.
 	c.TickMs, c.ElectionMs = 10, 100
 	c.QuotaBackendBytes = 8 << 30
@@ -57,9 +66,9 @@ func startEtcd(ctx context.Context, dir string) (*embedded, error) {
 	peer := url.URL{Scheme: "http", Host: "localhost:0"}
 	c.AdvertisePeerUrls, c.InitialCluster = []url.URL{peer}, c.Name+"="+peer.String()
 	c.ListenPeerUrls, c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil, nil
-	e, err := embed.StartEtcd(c)
+	e, err := openEtcd(c)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open etcd in %s: %w (a damaged store can be moved away and restored from a backup)", dir, err)
+		return nil, err
 	}
 	select {
 	case <-e.Server.ReadyNotify():
@@ -76,6 +85,65 @@ func startEtcd(ctx context.Context, dir string) (*embedded, error) {
 	k := &etcdkubernetes.Client{Client: client}
 	k.Kubernetes = k
 	return &embedded{etcd: e, client: k, compactor: etcd3.NewCompactor(client, compactionInterval, clock.RealClock{}, func() {})}, nil
+}
+
+// openEtcd starts etcd on a store that can be read. etcd panics on one that
+// cannot, for its database even on a goroutine of its own: that one is looked
+// at first.
+func openEtcd(c *embed.Config) (e *embed.Etcd, err error) {
+	damaged := func(cause any) error {
+		return fmt.Errorf("cannot open etcd in %s: the store is damaged, move it away or restore it from a backup: %v", c.Dir, cause)
+	}
+	file := filepath.Join(c.Dir, "member", "snap", "db")
+	if _, err := os.Stat(file); err == nil {
+		db, err := bbolt.Open(file, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
+		switch {
+		case errors.Is(err, berrors.ErrTimeout):
+			return nil, fmt.Errorf("cannot open etcd in %s: another process uses it", c.Dir)
+		case err != nil:
+			return nil, damaged(err)
+		}
+		if err := db.Close(); err != nil {
+			return nil, damaged(err)
+		}
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			e, err = nil, damaged(p)
+		}
+	}()
+	if e, err = embed.StartEtcd(c); err != nil {
+		return nil, damaged(err)
+	}
+	return e, nil
+}
+
+// etcdPatience is how long a start waits for an etcd of the user's.
+const etcdPatience = 10 * time.Second
+
+// reachEtcd asks an external etcd for a key, so that one that does not answer
+// is a message and not a start without an end.
+func reachEtcd(ctx context.Context, c EtcdConfig) error {
+	files := etcdtransport.TLSInfo{TrustedCAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile}
+	config := clientv3.Config{Endpoints: c.Endpoints, Context: ctx, Logger: zap.NewNop()}
+	if c.CAFile != "" || c.CertFile != "" {
+		t, err := files.ClientConfig()
+		if err != nil {
+			return fmt.Errorf("cannot use the keys of etcd: %w", err)
+		}
+		config.TLS = t
+	}
+	client, err := clientv3.New(config)
+	if err != nil {
+		return fmt.Errorf("cannot use etcd at %s: %w", strings.Join(c.Endpoints, ", "), err)
+	}
+	defer client.Close()
+	bounded, cancel := context.WithTimeout(ctx, etcdPatience)
+	defer cancel()
+	if _, err := client.Get(bounded, "/registry/health", clientv3.WithCountOnly()); err != nil {
+		return fmt.Errorf("cannot reach etcd at %s within %s: %w", strings.Join(c.Endpoints, ", "), etcdPatience, err)
+	}
+	return nil
 }
 
 // inProcess tells the library which etcd it has: without an endpoint that it can

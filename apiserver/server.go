@@ -108,9 +108,12 @@ func New(ctx context.Context, c Config) (_ *Server, err error) {
 		return nil, err
 	}
 	if len(c.Etcd.Endpoints) == 0 {
-		if s.etcd, err = startEtcd(ctx, filepath.Join(c.DataDir, "etcd")); err != nil {
-			return nil, err
-		}
+		s.etcd, err = startEtcd(ctx, filepath.Join(c.DataDir, "etcd"))
+	} else {
+		err = reachEtcd(ctx, c.Etcd)
+	}
+	if err != nil {
+		return nil, err
 	}
 	s.rows = s.resources()
 	if s.scheme, err = newScheme(s.rows); err != nil {

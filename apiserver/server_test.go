@@ -4,6 +4,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -30,7 +31,11 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	code, err := withServer(m)
+	run := func() (int, error) { return withServer(m) }
+	if dir := os.Getenv(childEnv); dir != "" {
+		run = func() (int, error) { return 0, child(dir) } // see restart_test.go
+	}
+	code, err := run()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
@@ -38,46 +43,57 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func withServer(m *testing.M) (int, error) {
+// start makes a server on dir and waits until it is ready. stop ends it.
+func start(ctx context.Context, dir string, etcd ...string) (s *Server, stop func() error, err error) {
+	pki, err := auth.EnsurePKI(dir+"/pki", auth.Names{Node: "n1"}, time.Now)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, nil, err
+	}
+	port := l.Addr().(*net.TCPAddr).AddrPort()
+	l.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	s, err = New(ctx, Config{
+		DataDir: dir, Listen: []netip.AddrPort{port}, Etcd: EtcdConfig{Endpoints: etcd}, PKI: pki,
+		Services: netip.MustParsePrefix("10.96.0.0/16"), Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		cancel()
+		return nil, nil, err
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	stop = func() error { cancel(); return <-done }
+	select {
+	case <-s.Ready():
+		return s, stop, nil
+	case err := <-done:
+		cancel()
+		return nil, nil, err
+	}
+}
+
+func withServer(m *testing.M) (code int, err error) {
 	dir, err := os.MkdirTemp("", "apiserver")
 	if err != nil {
 		return 1, err
 	}
 	defer os.RemoveAll(dir)
-	pki, err := auth.EnsurePKI(dir+"/pki", auth.Names{Node: "n1"}, time.Now)
-	if err != nil {
+	ctx := context.Background()
+	var stop func() error
+	if server, stop, err = start(ctx, dir); err != nil {
 		return 1, err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 1, err
-	}
-	port := l.Addr().(*net.TCPAddr).AddrPort()
-	l.Close()
-	ctx, cancel := context.WithCancel(context.Background())
-	begin := time.Now()
-	server, err = New(ctx, Config{DataDir: dir, Listen: []netip.AddrPort{port}, PKI: pki, Services: netip.MustParsePrefix("10.96.0.0/16"), Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		cancel()
-		return 1, err
-	}
-	done := make(chan error, 1)
-	go func() { done <- server.Run(ctx) }()
-	defer func() { cancel(); <-done }()
-	select {
-	case <-server.Ready():
-	case err := <-done:
-		return 1, err
-	}
-	fmt.Println("ready after", time.Since(begin))
+	defer func() { err = errors.Join(err, stop()) }()
 	admin, err = kubernetes.NewForConfig(server.ClientConfig("admin", "system:masters"))
 	if err != nil {
 		return 1, err
 	}
-	for _, ns := range []string{"default"} {
-		if _, err := admin.CoreV1().ServiceAccounts(ns).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
-			return 1, err
-		}
+	if _, err := admin.CoreV1().ServiceAccounts("default").Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
+		return 1, err
 	}
 	return m.Run(), nil
 }
