@@ -151,7 +151,7 @@ func TestTermination(t *testing.T) {
 					tt.then(w)
 				}
 				w.pass(time.Minute)
-				w.want(w.about(signals...), tt.want...)
+				w.wantTimes(w.about(signals...), tt.want...)
 				w.empty()
 			})
 		})

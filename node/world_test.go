@@ -3,6 +3,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -311,6 +312,22 @@ func (w *world) want(got []string, want ...string) {
 	if !slices.Equal(got, want) {
 		w.t.Errorf("got:\n  %s\nwant:\n  %s", strings.Join(got, "\n  "), strings.Join(want, "\n  "))
 	}
+}
+
+// wantTimes is want for what happens side by side: lines of one moment may come
+// in any order.
+func (w *world) wantTimes(got []string, want ...string) {
+	w.t.Helper()
+	order := func(a, b string) int {
+		x, err := strconv.Atoi(strings.Fields(a)[0])
+		y, err2 := strconv.Atoi(strings.Fields(b)[0])
+		if err != nil || err2 != nil {
+			w.t.Fatal(err, err2)
+		}
+		return cmp.Or(x-y, strings.Compare(a, b))
+	}
+	got, want = slices.SortedFunc(slices.Values(got), order), slices.SortedFunc(slices.Values(want), order)
+	w.want(got, want...)
 }
 
 // recorder notes events.
