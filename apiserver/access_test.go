@@ -105,7 +105,7 @@ func TestWhoMayKnock(t *testing.T) {
 	if !strings.Contains(body, want) {
 		t.Errorf("got %s, want %s", body, want)
 	}
-	if _, body := call(t, "GET", "/version", token, ""); !strings.Contains(body, `"minor": "37"`) {
+	if _, body := call(t, "GET", "/version", token, ""); !strings.Contains(body, `"minor": "37"`) || !strings.Contains(body, `"gitVersion": "v1.37.2"`) {
 		t.Errorf("version %s", body)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -154,6 +155,16 @@ type inProcess struct{}
 func (inProcess) Endpoints() []string { return []string{"in-process"} }
 func (inProcess) Status(context.Context, string) (*clientv3.StatusResponse, error) {
 	return &clientv3.StatusResponse{Version: version.Version}, nil
+}
+
+// check reads a key through consensus, as kube-apiserver's health does.
+func (e *embedded) check(r *http.Request) error {
+	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+	defer cancel()
+	if _, err := e.client.Client.Get(ctx, "/registry/health", clientv3.WithCountOnly()); err != nil {
+		return fmt.Errorf("cannot read from etcd: %w", err)
+	}
+	return nil
 }
 
 func (e *embedded) close() error {

@@ -35,6 +35,7 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/apiserver/pkg/server/healthz"
 	"k8s.io/apiserver/pkg/server/options"
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
@@ -63,8 +64,10 @@ type Config struct {
 	// Services is the range of Service addresses. The first is the API's own,
 	// as the Service kubernetes in the namespace default.
 	Services netip.Prefix
-	// Version is what `kubectl version` shows of this server.
-	Log *slog.Logger
+	// Version is the Kubernetes release that is served, as "v1.37.2": what
+	// `kubectl version` shows of this server.
+	Version string
+	Log     *slog.Logger
 }
 
 // EtcdConfig is how an external etcd is reached.
@@ -186,7 +189,7 @@ func (s *Server) genericConfig() (*genericapiserver.Config, error) {
 	registryOf := compatibility.DefaultComponentGlobalsRegistry
 	registryOf.ComponentGlobalsOrRegister(basecompatibility.DefaultKubeComponent, compatibility.DefaultBuildEffectiveVersion(), utilfeature.DefaultMutableFeatureGate)
 	c := genericapiserver.NewConfig(s.codecs)
-	c.EffectiveVersion = registryOf.EffectiveVersionFor(basecompatibility.DefaultKubeComponent)
+	c.EffectiveVersion = released{registryOf.EffectiveVersionFor(basecompatibility.DefaultKubeComponent), s.config.Version}
 	c.FeatureGate = utilfeature.DefaultFeatureGate
 	c.LongRunningFunc = filters.BasicLongRunningRequestCheck(sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
 	c.AggregatedDiscoveryGroupManager = aggregated.NewResourceManager("apis")
@@ -224,6 +227,7 @@ func (s *Server) storageConfig(c *genericapiserver.Config) (genericStores, error
 		return nil, err
 	}
 	if s.etcd != nil {
+		c.AddHealthChecks(healthz.NamedCheck("etcd", s.etcd.check))
 		c.RESTOptionsGetter = directOptions{c.RESTOptionsGetter, s.etcd}
 	}
 	return c.RESTOptionsGetter, nil

@@ -58,7 +58,7 @@ func start(ctx context.Context, dir string, etcd ...string) (s *Server, stop fun
 	ctx, cancel := context.WithCancel(ctx)
 	s, err = New(ctx, Config{
 		DataDir: dir, Listen: []netip.AddrPort{port}, Etcd: EtcdConfig{Endpoints: etcd}, PKI: pki,
-		Services: netip.MustParsePrefix("10.96.0.0/16"), Log: slog.New(slog.DiscardHandler),
+		Services: netip.MustParsePrefix("10.96.0.0/16"), Version: "v1.37.2", Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		cancel()

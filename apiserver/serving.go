@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"maps"
 
+	"k8s.io/apimachinery/pkg/version"
 	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/component-base/compatibility"
 	openapicommon "k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
@@ -63,4 +65,18 @@ func (s *Server) tlsConfig() *tls.Config {
 			return &pair, nil
 		},
 	}
+}
+
+// released is the library's version with the name of the release: the library
+// knows its own number, and the name only in a build of Kubernetes itself.
+type released struct {
+	compatibility.EffectiveVersion
+	name string
+}
+
+// Info is what /version answers.
+func (r released) Info() *version.Info {
+	info := *r.EffectiveVersion.Info()
+	info.GitVersion, info.GitCommit, info.GitTreeState = r.name, "", ""
+	return &info
 }
