@@ -3,7 +3,9 @@
 export CGO_ENABLED := 0
 BIN := bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X github.com/peapod/peapod/daemon.Version=$(VERSION)
+# What `peapod kubectl version` and user agents say; daemon.KubernetesVersion.
+KUBERNETES := -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
+LDFLAGS := -s -w -X github.com/peapod/peapod/daemon.Version=$(VERSION) $(KUBERNETES)
 
 .PHONY: help build demo test e2e bench lint generate deps clean
 .DEFAULT_GOAL := help
@@ -25,8 +27,8 @@ demo: deps build ## start a node and run a real two-container Pod on it (as root
 test: deps build ## every test, unattended (as root)
 	@./scripts/test
 
-bench: deps build ## pod life-cycle figures of this machine (as root)
-	@./scripts/bench
+bench: deps build ## pod life-cycle figures of this machine (as root); ARGS="-profile DIR" keeps profiles
+	@./scripts/bench $(ARGS)
 
 lint: ## go vet, gofmt and staticcheck
 	@./scripts/lint
