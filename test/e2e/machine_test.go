@@ -48,6 +48,9 @@ func processes(dir string) (out []string) {
 		groups, _ := os.ReadFile(filepath.Join(p, "cgroup"))
 		line, _ := os.ReadFile(filepath.Join(p, "cmdline"))
 		command := strings.TrimSpace(string(bytes.ReplaceAll(line, []byte{0}, []byte{' '})))
+		if adopted(p) {
+			continue
+		}
 		if i := strings.Index(string(groups), "/"+instanceOf(dir)+"/"); i >= 0 {
 			group, _, _ := strings.Cut(string(groups[i:]), "\n")
 			out = append(out, "process "+command+" in "+group)
@@ -56,6 +59,14 @@ func processes(dir string) (out []string) {
 		}
 	}
 	return out
+}
+
+// adopted: it is dead, its parent too, and it waits for the machine's init to
+// look: nothing of ours can hasten that.
+func adopted(proc string) bool {
+	b, _ := os.ReadFile(filepath.Join(proc, "stat"))
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return strings.HasPrefix(rest, "Z 1 ")
 }
 
 func mounts(dir string) (out []string) {
