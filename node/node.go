@@ -321,5 +321,5 @@ func (a *Agent) TerminateAll(ctx context.Context, limit time.Duration) error {
 		all.Go(func() { errs[i] = a.endSandbox(ctx, s, limit) })
 	}
 	all.Wait()
-	return errors.Join(errs...)
+	return errors.Join(append(errs, a.unmountRemnants())...)
 }

@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -97,4 +98,18 @@ func formerPod(namespace, name string, uid types.UID) *corev1.Pod {
 		Spec:       corev1.PodSpec{TerminationGracePeriodSeconds: &grace, SecurityContext: &corev1.PodSecurityContext{}},
 		Status:     corev1.PodStatus{Phase: corev1.PodRunning},
 	}
+}
+
+// unmountRemnants removes the volumes of Pods that have no sandbox any more:
+// the program died while it cleaned up after them.
+func (a *Agent) unmountRemnants() error {
+	left, err := a.remnants()
+	if err != nil {
+		return fmt.Errorf("cannot find what is left of pods: %w", err)
+	}
+	var errs []error
+	for _, p := range left {
+		errs = append(errs, a.volumes.Unmount(p.UID))
+	}
+	return errors.Join(errs...)
 }
