@@ -262,3 +262,27 @@ func TestCorruptRecords(t *testing.T) {
 		t.Errorf("the log does not name the record: %v", err)
 	}
 }
+
+// TestDownAfterKill: the program died with a Pod, and in the middle of cleaning
+// up after another; `peapod down` needs no `up` in between to leave nothing.
+func TestDownAfterKill(t *testing.T) {
+	x := second(t, nil)
+	if out, err := x.run(t, "", "run", "lives", "--image="+image, "--command", "--", "sleep", "1000"); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	if out, err := x.run(t, "", "wait", "--for=condition=Ready", "pod/lives", "--timeout=30s"); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	x.stop(syscall.SIGKILL)
+	volume := filepath.Join(x.dir, "node/pods/11111111-2222-3333-4444-555555555555/volumes/kubernetes.io~empty-dir/m")
+	if err := os.MkdirAll(volume, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", volume, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.down(); err != nil {
+		t.Error(err)
+		_ = unix.Unmount(volume, unix.MNT_DETACH)
+	}
+}
