@@ -117,7 +117,7 @@ func TestFullDisk(t *testing.T) {
 	x := second(t, func(dir string) {
 		images := filepath.Join(dir, "images")
 		// An image makes the folder Peapod's own; it lies below the mount then.
-		if out, err := c.peapod("image", "import", "--data-dir", dir, filepath.Join(c.dir, "witness.tar")); err != nil {
+		if out, err := c.peapod("image", "import", "--data-dir", dir, filepath.Join(c.home, "witness.tar")); err != nil {
 			t.Fatalf("%v %s", err, out)
 		}
 		if err := unix.Mount("tmpfs", images, "tmpfs", 0, "size=90m"); err != nil {
@@ -203,13 +203,13 @@ func TestTaken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out := upFails(t, dir, flags...)
-		if !strings.Contains(out, l.Addr().String()) || !strings.Contains(out, "address already in use") {
-			t.Errorf("%s taken: %s", what, out)
-		}
 		x, err := newCluster(dir)
 		if err != nil {
 			t.Fatal(err)
+		}
+		out := upFails(t, x.dir, flags...)
+		if !strings.Contains(out, l.Addr().String()) || !strings.Contains(out, "address already in use") {
+			t.Errorf("%s taken: %s", what, out)
 		}
 		if err := x.down(); err != nil {
 			t.Errorf("%s taken: %v", what, err)
@@ -257,7 +257,7 @@ func TestCorruptRecords(t *testing.T) {
 	if now, _ := x.run(t, "", "get", "pod", "healthy", "-o", state); now != healthy {
 		t.Errorf("the healthy one was %s and is %s", healthy, now)
 	}
-	log, err := os.ReadFile(filepath.Join(x.dir, "up.log"))
+	log, err := os.ReadFile(filepath.Join(x.home, "up.log"))
 	if err != nil || !strings.Contains(string(log), filepath.Dir(records[0])) {
 		t.Errorf("the log does not name the record: %v", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,7 +42,7 @@ func second(t *testing.T, prepare func(dir string)) *cluster {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			log, _ := os.ReadFile(dir + "/up.log")
+			log, _ := os.ReadFile(filepath.Join(x.home, "up.log"))
 			t.Logf("the end of its log:\n%s", log[max(0, len(log)-6000):])
 		}
 		if err := x.down(); err != nil {
@@ -49,9 +50,9 @@ func second(t *testing.T, prepare func(dir string)) *cluster {
 		}
 	})
 	if prepare != nil {
-		prepare(dir)
+		prepare(x.dir)
 	}
-	if out, err := x.peapod("image", "import", c.dir+"/examples.tar"); err != nil {
+	if out, err := x.peapod("image", "import", c.home+"/examples.tar"); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
 	if err := x.start(); err != nil {

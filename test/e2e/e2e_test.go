@@ -42,12 +42,13 @@ const (
 
 // cluster is one node: a data folder with a program on it.
 type cluster struct {
-	dir, bin, kubectl string
-	flags             []string
-	process           *exec.Cmd
-	log               *os.File
-	client            kubernetes.Interface
-	config            *rest.Config
+	home, dir    string // the tests' own files; the data folder in it
+	bin, kubectl string
+	flags        []string
+	process      *exec.Cmd
+	log          *os.File
+	client       kubernetes.Interface
+	config       *rest.Config
 }
 
 // c is the node that the tests share.
@@ -90,7 +91,7 @@ func newCluster(dir string, flags ...string) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &cluster{dir: dir, bin: filepath.Join(root, "bin"), kubectl: filepath.Join(root, "bin/stock/kubectl"), flags: flags}
+	x := &cluster{home: dir, dir: filepath.Join(dir, "d"), bin: filepath.Join(root, "bin"), kubectl: filepath.Join(root, "bin/stock/kubectl"), flags: flags}
 	for _, f := range []string{"peapod", "peapod-keeper", "stock/kubectl"} {
 		if _, err := os.Stat(filepath.Join(x.bin, f)); err != nil {
 			return nil, fmt.Errorf("%w (run the tests with `make test`)", err)
@@ -101,12 +102,12 @@ func newCluster(dir string, flags ...string) (*cluster, error) {
 
 // importImages packs the images of the examples and of the tests.
 func (c *cluster) importImages() error {
-	examples, witness := filepath.Join(c.dir, "examples.tar"), filepath.Join(c.dir, "witness.tar")
+	examples, witness := filepath.Join(c.home, "examples.tar"), filepath.Join(c.home, "witness.tar")
 	pack := exec.Command(filepath.Join(c.bin, "../scripts/examples-image"), examples)
 	if out, err := pack.CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot pack the image: %w\n%s", err, out)
 	}
-	program := filepath.Join(c.dir, "witness")
+	program := filepath.Join(c.home, "witness")
 	if out, err := exec.Command("go", "build", "-o", program, "./witness").CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot build witness: %w\n%s", err, out)
 	}
@@ -150,7 +151,7 @@ func (c *cluster) peapod(args ...string) (string, error) {
 
 // start runs `peapod up` until it says that the node is Ready.
 func (c *cluster) start() error {
-	log, err := os.OpenFile(filepath.Join(c.dir, "up.log"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+	log, err := os.OpenFile(filepath.Join(c.home, "up.log"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
@@ -222,7 +223,7 @@ func (c *cluster) down() error {
 // command is the stock kubectl, not started.
 func (c *cluster) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, c.kubectl, args...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.kubeconfig(), "HOME="+c.dir)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.kubeconfig(), "HOME="+c.home)
 	return cmd
 }
 

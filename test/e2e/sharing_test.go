@@ -179,7 +179,7 @@ containers:
 	}
 	in(t, "sem-host-a", "a", "witness", "semaphore", "make", key)
 	t.Cleanup(func() {
-		if out, err := exec.Command(filepath.Join(c.dir, "witness"), "semaphore", "remove", key).CombinedOutput(); err != nil {
+		if out, err := exec.Command(filepath.Join(c.home, "witness"), "semaphore", "remove", key).CombinedOutput(); err != nil {
 			t.Errorf("the machine does not have the semaphore: %v %s", err, out)
 		}
 	})

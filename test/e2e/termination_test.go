@@ -201,7 +201,7 @@ func TestWhoGetsTheSignal(t *testing.T) {
 	eventually(t, "the child lives", func() bool { return child.has("child", "start") })
 	file := filepath.Join(t.TempDir(), "quit.tar")
 	const ref = "peapod.dev/quits:1"
-	if err := packImage(file, ref, ispecs.ImageConfig{StopSignal: "SIGQUIT"}, map[string]string{"/bin/witness": filepath.Join(c.dir, "witness")}); err != nil {
+	if err := packImage(file, ref, ispecs.ImageConfig{StopSignal: "SIGQUIT"}, map[string]string{"/bin/witness": filepath.Join(c.home, "witness")}); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := c.peapod("image", "import", file); err != nil {
