@@ -175,6 +175,7 @@ func noArgs(c *cobra.Command, args []string) error {
 	if !c.HasSubCommands() {
 		return misuse("%q takes no arguments, but got %q", c.CommandPath(), args[0])
 	}
+	c.SuggestionsMinimumDistance = 2 // letters
 	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
 		return misuse("unknown command %q for %q; did you mean %q?", args[0], c.CommandPath(), near[0])
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"slices"
@@ -36,10 +37,16 @@ imported is there for the next Pod at once.`,
 func newImageImport(t terminal) *cobra.Command {
 	var dir string
 	c := &cobra.Command{
-		Use:     "import FILE...",
-		Short:   "Import OCI layouts, OCI archives and docker archives",
-		Example: "  docker save web:1 -o web.tar && sudo peapod image import web.tar\n  sudo peapod image import ./oci-layout-folder",
-		Args:    someArgs("file"),
+		Use:   "import FILE...",
+		Short: "Import OCI layouts, OCI archives and docker archives",
+		Long: `Imports the images in files (what "docker save" writes, OCI archives; plain or
+compressed with gzip or zstd) and in folders (OCI layouts). - is standard input.
+An OCI layout that names an image by a tag alone gives it the name of the file or
+folder, up to its first dot.`,
+		Example: `  docker save web:1 -o web.tar && sudo peapod image import web.tar
+  docker save web:1 | sudo peapod image import -
+  sudo peapod image import ./oci-layout-folder`,
+		Args: someArgs("file"),
 		RunE: func(c *cobra.Command, files []string) error {
 			store, err := daemon.OpenImages(dir, slog.New(slog.DiscardHandler))
 			if err != nil {
@@ -50,7 +57,7 @@ func newImageImport(t terminal) *cobra.Command {
 			defer line.done()
 			for _, f := range files {
 				line.say("importing %s", f)
-				images, err := store.Import(c.Context(), f)
+				images, err := importOne(c.Context(), store, f, t.in)
 				line.done()
 				if err != nil {
 					return err
@@ -64,6 +71,17 @@ func newImageImport(t terminal) *cobra.Command {
 	}
 	dataDirFlag(c, &dir)
 	return c
+}
+
+func importOne(ctx context.Context, store *image.Store, file string, in io.Reader) ([]image.Image, error) {
+	if file != "-" {
+		return store.Import(ctx, file)
+	}
+	images, err := store.ImportStream(ctx, "stdin", in)
+	if err != nil {
+		return nil, fmt.Errorf("cannot import standard input: %w", err)
+	}
+	return images, nil
 }
 
 func newImagePull(t terminal) *cobra.Command {

@@ -27,6 +27,7 @@ func newKubectl() *cobra.Command {
 the kubeconfig in the data folder (PEAPOD_DATA_DIR, or ` + daemon.DefaultDataDir + `).`,
 		Example:            "  sudo peapod kubectl get pods -A\n  sudo peapod kubectl logs -f web",
 		DisableFlagParsing: true,
+		RunE:               showHelp, // never: see Main
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -31,15 +32,17 @@ func (s *Store) Import(ctx context.Context, path string) ([]Image, error) {
 		return nil, fmt.Errorf("cannot import %s: %w", path, err)
 	}
 	defer stream.Close()
-	out, err := s.ImportStream(ctx, stream)
+	base, _, _ := strings.Cut(filepath.Base(path), ".")
+	out, err := s.ImportStream(ctx, base, stream)
 	if err != nil {
 		return nil, fmt.Errorf("cannot import %s: %w", path, err)
 	}
 	return out, nil
 }
 
-// ImportStream is Import from a stream, such as standard input.
-func (s *Store) ImportStream(ctx context.Context, r io.Reader) ([]Image, error) {
+// ImportStream is Import from a stream, such as standard input. An OCI layout
+// may name an image by a tag alone: base is the repository of such.
+func (s *Store) ImportStream(ctx context.Context, base string, r io.Reader) ([]Image, error) {
 	prefix, err := s.ingestPrefix()
 	if err != nil {
 		return nil, err
@@ -51,7 +54,7 @@ func (s *Store) ImportStream(ctx context.Context, r io.Reader) ([]Image, error) 
 	s.mu.Unlock()
 	var out []Image
 	err = s.add(func() (err error) {
-		out, err = s.importArchive(s.quiet(ctx), r, ingester{s.content, prefix, func(int64) {}})
+		out, err = s.importArchive(s.quiet(ctx), base, r, ingester{s.content, prefix, func(int64) {}})
 		return err
 	})
 	s.tidy()
@@ -61,13 +64,16 @@ func (s *Store) ImportStream(ctx context.Context, r io.Reader) ([]Image, error) 
 	return out, nil
 }
 
-func (s *Store) importArchive(ctx context.Context, r io.Reader, in ingester) ([]Image, error) {
+func (s *Store) importArchive(ctx context.Context, base string, r io.Reader, in ingester) ([]Image, error) {
 	plain, err := compression.DecompressStream(r)
 	if err != nil {
 		return nil, err
 	}
 	defer plain.Close()
 	desc, err := imagearchive.ImportIndex(ctx, in, cancelable(ctx, plain))
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("not an image archive, or not all of one: %w", err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +92,7 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, in ingester) ([]
 			foreign++
 			continue
 		}
-		i, err := s.importOne(ctx, m, here)
+		i, err := s.importOne(ctx, base, m, here)
 		if errors.Is(err, errPlatform) {
 			foreign++
 			continue
@@ -99,14 +105,14 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, in ingester) ([]
 	}
 	switch {
 	case len(out) == 0 && foreign > 0:
-		return nil, noMatch(desc.Digest)
+		return nil, noMatch(desc.Digest, list)
 	case len(out) == 0:
 		return nil, fmt.Errorf("no image in it: %w", errdefs.ErrNotFound)
 	}
 	return out, nil
 }
 
-func (s *Store) importOne(ctx context.Context, m ispecs.Descriptor, here func(context.Context, ispecs.Descriptor) error) (Image, error) {
+func (s *Store) importOne(ctx context.Context, base string, m ispecs.Descriptor, here func(context.Context, ispecs.Descriptor) error) (Image, error) {
 	d, err := s.describe(ctx, m, here)
 	if err != nil {
 		return Image{}, err
@@ -121,11 +127,7 @@ func (s *Store) importOne(ctx context.Context, m ispecs.Descriptor, here func(co
 		return Image{}, err
 	}
 	r := d.record()
-	name := m.Annotations[images.AnnotationImageName]
-	if name == "" {
-		name = m.Annotations[ispecs.AnnotationRefName]
-	}
-	if name != "" {
+	if name := nameIn(m, base); name != "" {
 		if r.Tags, r.Digests, err = names(name, m.Digest.String()); err != nil {
 			return Image{}, err
 		}
@@ -134,6 +136,23 @@ func (s *Store) importOne(ctx context.Context, m ispecs.Descriptor, here func(co
 		return Image{}, err
 	}
 	return r.image(), nil
+}
+
+// nameIn is what an archive calls an image: containerd's and docker's annotation
+// has the whole name, that of OCI often the tag alone.
+func nameIn(m ispecs.Descriptor, base string) string {
+	if name := m.Annotations[images.AnnotationImageName]; name != "" {
+		return name
+	}
+	name := m.Annotations[ispecs.AnnotationRefName]
+	if name == "" || strings.ContainsAny(name, ":/@") {
+		return name
+	}
+	named := strings.ToLower(base) + ":" + name
+	if _, err := parse(named); err != nil {
+		return "" // it is there by its ID
+	}
+	return named
 }
 
 // readFunc is a reader that is a function.
@@ -155,13 +174,13 @@ func cancelable(ctx context.Context, r io.Reader) io.Reader {
 func openArchive(path string) (io.ReadCloser, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, err
+		return nil, errors.Unwrap(err) // a PathError, and the path is told by Import
 	}
 	if !info.IsDir() {
 		return os.Open(path)
 	}
 	if _, err := os.Stat(filepath.Join(path, ispecs.ImageLayoutFile)); err != nil {
-		return nil, fmt.Errorf("not an OCI layout: %w", err)
+		return nil, fmt.Errorf("not an OCI layout: it has no file %q: %w", ispecs.ImageLayoutFile, errdefs.ErrInvalidArgument)
 	}
 	r, w := io.Pipe()
 	go func() { // ends when all is read, or r is closed

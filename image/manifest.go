@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -127,8 +128,14 @@ func (s *Store) describeManifest(ctx context.Context, d, config ispecs.Descripto
 // errPlatform is that an image is there, but not for this machine.
 var errPlatform = errors.New("no match for platform in manifest")
 
-func noMatch(index digest.Digest) error {
-	return fmt.Errorf("%w %s, this machine is %s: %w", errPlatform, index, platforms.Format(platforms.DefaultSpec()), errdefs.ErrNotFound)
+func noMatch(index digest.Digest, list []ispecs.Descriptor) error {
+	var have []string
+	for _, m := range list {
+		if m.Platform != nil && m.Platform.OS != "unknown" { // attestations are entries too
+			have = append(have, platforms.Format(*m.Platform))
+		}
+	}
+	return fmt.Errorf("%w %s, it is for %s, this machine is %s: %w", errPlatform, index, strings.Join(have, ", "), platforms.Format(platforms.DefaultSpec()), errdefs.ErrNotFound)
 }
 
 // forThisMachine picks the manifest of an index that fits this machine best.
@@ -144,7 +151,7 @@ func forThisMachine(index ispecs.Descriptor, list []ispecs.Descriptor) (ispecs.D
 		}
 	}
 	if best == nil {
-		return ispecs.Descriptor{}, noMatch(index.Digest)
+		return ispecs.Descriptor{}, noMatch(index.Digest, list)
 	}
 	return *best, nil
 }
