@@ -33,7 +33,9 @@ type containerRecord struct {
 	Image     ispecs.ImageConfig `json:"image"`
 	LogPath   string             `json:"logPath,omitempty"`
 	Cgroup    string             `json:"cgroup"`
-	Created   time.Time          `json:"created"`
+	// User is whom its first process begins as.
+	User    *userRecord `json:"user,omitempty"`
+	Created time.Time   `json:"created"`
 	// Made is set when CreateContainer has succeeded.
 	Made    bool      `json:"made,omitempty"`
 	Started time.Time `json:"started,omitzero"`
@@ -42,6 +44,12 @@ type containerRecord struct {
 	Finished   time.Time `json:"finished,omitzero"`
 	// OOMKilled is noted before the cgroup that tells goes.
 	OOMKilled bool `json:"oomKilled,omitempty"`
+}
+
+type userRecord struct {
+	UID    int64   `json:"uid"`
+	GID    int64   `json:"gid"`
+	Groups []int64 `json:"groups,omitempty"`
 }
 
 // container is one container of a sandbox.
@@ -206,6 +214,11 @@ func (r *Runtime) makeContainer(ctx context.Context, p *pod, c *container) error
 	}
 	if err := sandbox.WriteBundle(c.dir, spec); err != nil {
 		return err
+	}
+	u := spec.Process.User
+	c.User = &userRecord{UID: int64(u.UID), GID: int64(u.GID)}
+	for _, g := range u.AdditionalGids {
+		c.User.Groups = append(c.User.Groups, int64(g))
 	}
 	c.Made = true
 	return c.save()

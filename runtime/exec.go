@@ -69,7 +69,10 @@ func (r *Runtime) startExec(ctx context.Context, c *container, args []string, tt
 	r.mu.Unlock()
 	if err := r.runKept(ctx, k); err != nil {
 		r.endExec(context.WithoutCancel(ctx), s, false)
-		return session{}, fmt.Errorf("failed to exec in container: failed to start exec %q: %w", s.id, err)
+		if errors.Is(err, keeper.ErrGone) || ctx.Err() != nil {
+			return session{}, fmt.Errorf("cannot exec in container %s: %w", c.ID, err)
+		}
+		return session{}, fmt.Errorf("failed to exec in container: failed to start exec %q: OCI runtime exec failed: %s: unknown", s.id, startError(err))
 	}
 	return s, nil
 }

@@ -10,8 +10,11 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/peapod/peapod/sandbox"
 )
 
 func (p *pod) status() *runtimeapi.PodSandboxStatus {
@@ -100,6 +103,12 @@ func (c *container) status() *runtimeapi.ContainerStatus {
 		Labels: c.config.Labels, Annotations: c.config.Annotations, Mounts: c.config.Mounts, LogPath: c.LogPath,
 		Resources: &runtimeapi.ContainerResources{Linux: c.config.GetLinux().GetResources()},
 	}
+	if c.User != nil {
+		s.User = &runtimeapi.ContainerUser{Linux: &runtimeapi.LinuxContainerUser{Uid: c.User.UID, Gid: c.User.GID, SupplementalGroups: c.User.Groups}}
+	}
+	if sig, err := sandbox.StopSignal(c.config, c.Image.StopSignal); err == nil {
+		s.StopSignal = runtimeapi.Signal(runtimeapi.Signal_value[signalName(sig)])
+	}
 	if !c.Started.IsZero() {
 		s.StartedAt = c.Started.UnixNano()
 	}
@@ -111,6 +120,23 @@ func (c *container) status() *runtimeapi.ContainerStatus {
 		s.Reason, s.Message = c.reason()
 	}
 	return s
+}
+
+// signalName is CRI's name of a signal.
+func signalName(sig unix.Signal) string {
+	// As in the C library, which keeps the first two for itself.
+	const rtMin, rtMax = 34, 64
+	switch n := int(sig); {
+	case n == rtMin:
+		return "SIGNAL_SIGRTMIN"
+	case n == rtMax:
+		return "SIGNAL_SIGRTMAX"
+	case n > rtMin && n <= rtMin+15:
+		return fmt.Sprintf("SIGNAL_SIGRTMINPLUS%d", n-rtMin)
+	case n > rtMin:
+		return fmt.Sprintf("SIGNAL_SIGRTMAXMINUS%d", rtMax-n)
+	}
+	return "SIGNAL_" + unix.SignalName(sig)
 }
 
 // reason is why a container ended, in the words kubelets know.

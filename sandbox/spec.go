@@ -97,17 +97,21 @@ func (in Input) namespaces(s *specs.Spec) error {
 		return invalid("user namespaces are not supported")
 	}
 	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+	pod := in.Sandbox.GetLinux().GetSecurityContext().GetNamespaceOptions()
 	for _, n := range []struct {
-		kind specs.LinuxNamespaceType
-		mode runtimeapi.NamespaceMode
-		path string
+		kind      specs.LinuxNamespaceType
+		mode, pod runtimeapi.NamespaceMode
+		path      string
 	}{
-		{specs.PIDNamespace, modes.GetPid(), in.Namespaces.PID},
-		{specs.NetworkNamespace, modes.GetNetwork(), in.Namespaces.Net},
-		{specs.IPCNamespace, modes.GetIpc(), in.Namespaces.IPC},
+		{specs.PIDNamespace, modes.GetPid(), pod.GetPid(), in.Namespaces.PID},
+		{specs.NetworkNamespace, modes.GetNetwork(), pod.GetNetwork(), in.Namespaces.Net},
+		{specs.IPCNamespace, modes.GetIpc(), pod.GetIpc(), in.Namespaces.IPC},
 		// CRI has no mode for UTS: it follows the network.
-		{specs.UTSNamespace, modes.GetNetwork(), in.Namespaces.UTS},
+		{specs.UTSNamespace, modes.GetNetwork(), pod.GetNetwork(), in.Namespaces.UTS},
 	} {
+		if n.mode == runtimeapi.NamespaceMode_POD && n.pod == runtimeapi.NamespaceMode_NODE {
+			continue // the Pod's is the machine's
+		}
 		switch n.mode {
 		case runtimeapi.NamespaceMode_NODE:
 		case runtimeapi.NamespaceMode_CONTAINER:
