@@ -4,6 +4,7 @@ package apiserver
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -67,6 +68,38 @@ func TestEviction(t *testing.T) {
 	}
 	if err := evict(t, "nobody", nil); !apierrors.IsNotFound(err) {
 		t.Errorf("an eviction of no Pod: %v", err)
+	}
+}
+
+// A delete right behind the binding meets a watch cache that still shows the
+// Pod without its node. It must not take the Pod for one that runs nowhere.
+func TestADeleteKeepsTheGraceItAskedFor(t *testing.T) {
+	pods := admin.CoreV1().Pods("default")
+	for i := range 50 {
+		p, err := pods.Create(t.Context(), newPod(fmt.Sprint("quick", i)), metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := bind(t.Context(), p.Name, "n1"); err != nil {
+			t.Fatal(err)
+		}
+		if err := pods.Delete(t.Context(), p.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](5)}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := pods.Get(t.Context(), p.Name, metav1.GetOptions{})
+		if err != nil || *got.DeletionGracePeriodSeconds != 5 {
+			t.Fatalf("round %d: %v", i, err)
+		}
+		// Once more without a period: the Pod's own 30 s are no shorter.
+		if err := pods.Delete(t.Context(), p.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := pods.Get(t.Context(), p.Name, metav1.GetOptions{}); err != nil || again.ResourceVersion != got.ResourceVersion {
+			t.Fatalf("round %d: a second delete wrote: %v", i, err)
+		}
+		if err := pods.Delete(t.Context(), p.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

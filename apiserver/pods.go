@@ -48,13 +48,16 @@ func (s *Server) podRow() *row {
 
 func preparePod(_ context.Context, p, old *corev1.Pod) {
 	if old != nil {
+		if p.Spec.Resources == nil { // left away by a client that does not know it
+			p.Spec.Resources = old.Spec.Resources.DeepCopy()
+		}
 		return
 	}
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: pod.QOS(p)}
 	if len(p.Spec.SchedulingGates) > 0 {
 		p.Status.Conditions = []corev1.PodCondition{{
 			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonSchedulingGated,
-			Message: "Scheduling is blocked due to non-empty scheduling gates", ObservedGeneration: 1,
+			Message: "Scheduling is blocked due to non-empty scheduling gates",
 		}}
 	}
 }

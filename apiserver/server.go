@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -164,7 +165,8 @@ func (s *Server) build() error {
 	if err != nil {
 		return err
 	}
-	s.informers = informers.NewSharedInformerFactory(client, 0)
+	// Nobody here reads who owns which field.
+	s.informers = informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(withoutManagers))
 	if err := s.access(c); err != nil {
 		return err
 	}
@@ -181,6 +183,13 @@ func (s *Server) build() error {
 	s.generic.Handler.NonGoRestfulMux.Handle("/.well-known/openid-configuration", s.tokens)
 	s.generic.Handler.NonGoRestfulMux.Handle("/openid/v1/jwks", s.tokens)
 	return s.addHooks(client)
+}
+
+func withoutManagers(o any) (any, error) {
+	if m, ok := o.(object); ok {
+		m.SetManagedFields(nil)
+	}
+	return o, nil
 }
 
 // genericConfig is the part of the library's configuration that is not about
@@ -287,7 +296,7 @@ func (s *Server) Run(ctx context.Context) error {
 	prepared := s.generic.PrepareRun()
 	var handler http.Handler = s.generic.Handler
 	s.serving.Store(&handler)
-	stop := s.serveMore(ctx)
+	stop := s.serveMore()
 	defer stop()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -305,23 +314,26 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 }
 
-// serveMore serves the same handler on the listeners after the first.
-func (s *Server) serveMore(ctx context.Context) (stop func()) {
+// serveMore serves the same handler on the listeners after the first. stop ends
+// it and waits until it has ended.
+func (s *Server) serveMore() (stop func()) {
 	var servers []*http.Server
+	var running sync.WaitGroup
 	for _, l := range s.listeners[1:] {
-		server := &http.Server{Handler: s.generic.Handler, ReadHeaderTimeout: 32 * time.Second, TLSConfig: s.tlsConfig()}
+		server := &http.Server{Handler: s.generic.Handler, ReadHeaderTimeout: 32 * time.Second, IdleTimeout: 90 * time.Second, TLSConfig: s.tlsConfig()}
 		servers = append(servers, server)
-		go func() {
+		running.Go(func() {
 			// Only Close ends it, and that is how a stop looks.
 			if err := server.ServeTLS(l, "", ""); err != nil && !errors.Is(err, http.ErrServerClosed) {
 				s.config.Log.Error("an address of the API is no longer served", "op", "serve", "err", err)
 			}
-		}()
+		})
 	}
 	return func() {
 		for _, server := range servers {
 			server.Close()
 		}
+		running.Wait()
 	}
 }
 
