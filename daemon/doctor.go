@@ -212,7 +212,11 @@ func examineForwarding() Finding {
 func examineDataDir(dir string) Finding {
 	at := dir
 	for at != "/" {
-		if _, err := os.Stat(at); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		info, err := os.Stat(at)
+		if err == nil && !info.IsDir() {
+			return Finding{"data folder", Fatal, at + " is not a folder", "choose another with --data-dir"}
+		}
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
 		at = filepath.Dir(at)
