@@ -125,6 +125,30 @@ func (n *Network) disconnect(ctx context.Context, r record) error {
 	return nil
 }
 
+// addressOf finds the Pod's address in the route over its link; the zero Addr
+// when there is no such link.
+func addressOf(link string) (netip.Addr, error) {
+	l, err := netlink.LinkByName(link)
+	var none netlink.LinkNotFoundError
+	if errors.As(err, &none) {
+		return netip.Addr{}, nil
+	}
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("cannot find link %s: %w", link, err)
+	}
+	routes, err := netlink.RouteList(l, unix.AF_INET)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("cannot read routes of link %s: %w", link, err)
+	}
+	for _, r := range routes {
+		if ones, _ := dstMask(r); ones == 32 {
+			ip, _ := netip.AddrFromSlice(r.Dst.IP.To4()) // a route of this family has four bytes
+			return ip, nil
+		}
+	}
+	return netip.Addr{}, nil
+}
+
 // Claim puts addr on the loopback link, for the node's own address in the Pod
 // range and the API server's Service address. Repeating it is no error.
 func (n *Network) Claim(addr netip.Addr) error {

@@ -93,7 +93,7 @@ func Open(ctx context.Context, cfg Config) (*Network, error) {
 		return nil, fmt.Errorf("cannot open network: nftables: %w", err)
 	}
 	n := &Network{cfg: cfg, nft: nft, links: make(chan struct{}, 2), used: map[netip.Addr]string{}, linked: map[string]bool{}}
-	if n.records, err = readRecords(cfg.Dir); err != nil {
+	if err = n.readRecords(); err != nil {
 		return nil, err
 	}
 	for id, r := range n.records {

@@ -285,20 +285,6 @@ func TestAddressesAreUniqueAndComeBackLate(t *testing.T) {
 	}
 }
 
-func TestRefusesDamagedRecord(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, "sandboxes"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(dir, "sandboxes", "x.json")
-	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := readRecords(dir); err == nil || !strings.Contains(err.Error(), file) {
-		t.Errorf("error %v does not name %s", err, file)
-	}
-}
-
 func TestRemoveLeavesNothing(t *testing.T) {
 	before := hostPicture(t)
 	cfg := Config{Dir: filepath.Join(t.TempDir(), "net"), Instance: "peapod-test", PodCIDR: netip.MustParsePrefix("10.93.0.0/24")}

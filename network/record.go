@@ -6,11 +6,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // record is what the disk says of one sandbox: <dir>/sandboxes/<id>.json.
@@ -26,6 +31,9 @@ type record struct {
 
 var errNoAddress = errors.New("no free address in the node's Pod range")
 
+// ErrPortTaken: another sandbox, or a program of the machine, has a host port.
+var ErrPortTaken = errors.New("host port is taken")
+
 // reserve finds or makes the record of a sandbox; linked says that its link
 // stands already.
 func (n *Network) reserve(id string, ports []HostPort) (r record, linked bool, err error) {
@@ -34,16 +42,97 @@ func (n *Network) reserve(id string, ports []HostPort) (r record, linked bool, e
 	if r, ok := n.records[id]; ok {
 		return r, n.linked[id], nil
 	}
+	if err := n.portsFree(ports); err != nil {
+		return record{}, false, err
+	}
 	ip, err := n.free()
 	if err != nil {
 		return record{}, false, err
 	}
-	r = record{Version: 1, ID: id, IP: ip, Link: n.linkName(id), Ports: ports}
+	r = record{Version: 1, ID: id, IP: ip, Link: n.freeLink(id), Ports: ports}
 	if err := n.write(r); err != nil {
 		return record{}, false, err
 	}
 	n.records[id], n.used[ip] = r, id
 	return r, false, nil
+}
+
+// portsFree refuses host ports that would lead to two places. The caller holds
+// mu.
+func (n *Network) portsFree(ports []HostPort) error {
+	for i, p := range ports {
+		for _, q := range ports[:i] {
+			if p.clashes(q) {
+				return fmt.Errorf("%w: %s is asked for twice", ErrPortTaken, p)
+			}
+		}
+		for id, r := range n.records {
+			for _, q := range r.Ports {
+				if p.clashes(q) {
+					return fmt.Errorf("%w: %s belongs to sandbox %s", ErrPortTaken, p, id)
+				}
+			}
+		}
+		if err := p.unused(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// everywhere: the port is wanted on all addresses of the machine.
+func (p HostPort) everywhere() bool { return !p.HostIP.IsValid() || p.HostIP.IsUnspecified() }
+
+func (p HostPort) clashes(q HostPort) bool {
+	return p.Protocol == q.Protocol && p.HostPort == q.HostPort && (p.everywhere() || q.everywhere() || p.HostIP == q.HostIP)
+}
+
+func (p HostPort) String() string {
+	ip := ""
+	if !p.everywhere() {
+		ip = p.HostIP.String()
+	}
+	return net.JoinHostPort(ip, strconv.Itoa(int(p.HostPort))) + "/" + p.Protocol
+}
+
+// unused asks the kernel whether a program of the machine has the port: the
+// rules would take it away from that silently.
+func (p HostPort) unused() (err error) {
+	ip := netip.IPv4Unspecified()
+	if !p.everywhere() {
+		ip = p.HostIP
+	}
+	var probe io.Closer
+	at := netip.AddrPortFrom(ip, p.HostPort).String()
+	switch p.Protocol {
+	case "tcp":
+		probe, err = net.Listen("tcp4", at)
+	case "udp":
+		probe, err = net.ListenPacket("udp4", at)
+	default:
+		return nil
+	}
+	if errors.Is(err, unix.EADDRINUSE) {
+		return fmt.Errorf("%w: %s is used by a program of this machine", ErrPortTaken, p)
+	}
+	if err != nil {
+		// An address that the machine does not have: then nobody uses it.
+		return nil
+	}
+	return probe.Close()
+}
+
+// freeLink names the link of a sandbox as no other's is. The caller holds mu.
+func (n *Network) freeLink(id string) string {
+	for salt := id; ; salt += "'" {
+		name, taken := n.linkName(salt), false
+		for _, r := range n.records {
+			taken = taken || r.Link == name
+		}
+		if !taken {
+			return name
+		}
+	}
 }
 
 // free picks the next unused address after the last one given out, so that an
@@ -92,38 +181,67 @@ func (n *Network) write(r record) error {
 	return replaceFile(n.path(r.ID), append(b, '\n'))
 }
 
-// readRecords loads all records. A file that was cut short by a kill is not
-// possible (rename), so one that does not parse is somebody's edit: refuse it
-// by name rather than hand out its address twice.
-func readRecords(dir string) (map[string]record, error) {
-	files, err := filepath.Glob(filepath.Join(dir, "sandboxes", "*.json"))
+// readRecords loads all records, and mends those that cannot be read. A kill
+// cannot have torn them (rename), so somebody else has.
+func (n *Network) readRecords() error {
+	files, err := filepath.Glob(filepath.Join(n.cfg.Dir, "sandboxes", "*.json"))
 	if err != nil {
-		return nil, fmt.Errorf("cannot read network records: %w", err)
+		return fmt.Errorf("cannot read network records: %w", err)
 	}
-	torn, err := filepath.Glob(filepath.Join(dir, "sandboxes", "*.tmp"))
+	torn, err := filepath.Glob(filepath.Join(n.cfg.Dir, "sandboxes", "*.tmp"))
 	for _, f := range torn {
 		// A kill came before the rename: nobody was told of this one.
 		err = errors.Join(err, os.Remove(f))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot read network records: %w", err)
+		return fmt.Errorf("cannot read network records: %w", err)
 	}
-	out := map[string]record{}
+	n.records = map[string]record{}
 	for _, f := range files {
-		b, err := os.ReadFile(f)
+		r, err := readRecord(f)
 		if err != nil {
-			return nil, fmt.Errorf("cannot read network record: %w", err)
+			if r, err = n.mend(f, err); err != nil {
+				return err
+			}
 		}
-		var r record
-		if err := json.Unmarshal(b, &r); err != nil {
-			return nil, fmt.Errorf("cannot read network record %s: %w", f, err)
+		if r.ID != "" {
+			n.records[r.ID] = r
 		}
-		if r.Version != 1 || r.ID+".json" != filepath.Base(f) || !r.IP.IsValid() {
-			return nil, fmt.Errorf("cannot read network record %s: not a version 1 record of that sandbox", f)
-		}
-		out[r.ID] = r
 	}
-	return out, nil
+	return nil
+}
+
+func readRecord(file string) (r record, err error) {
+	b, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	if err == nil && (r.Version != 1 || r.ID+".json" != filepath.Base(file) || !r.IP.IsValid()) {
+		err = errors.New("not a version 1 record of that sandbox")
+	}
+	if err != nil {
+		return record{}, fmt.Errorf("cannot read network record %s: %w", file, err)
+	}
+	return r, nil
+}
+
+// mend asks the kernel what a record has said: the route of the sandbox's link
+// has its address, which must not be given to another. Without a link there is
+// nothing to keep. The host ports are lost.
+func (n *Network) mend(file string, cause error) (record, error) {
+	id := strings.TrimSuffix(filepath.Base(file), ".json")
+	r := record{Version: 1, ID: id, Link: n.linkName(id)}
+	ip, err := addressOf(r.Link)
+	if err != nil {
+		return r, errors.Join(cause, err)
+	}
+	if !ip.IsValid() {
+		n.cfg.Log.Error("a network record is lost, and its sandbox has no link", "sandbox", id, "err", cause)
+		return record{}, os.Remove(file)
+	}
+	r.IP = ip
+	n.cfg.Log.Error("a network record is lost; the address was found, its host ports are closed", "sandbox", id, "ip", ip, "err", cause)
+	return r, n.write(r)
 }
 
 func readCursor(dir string, cidr netip.Prefix) netip.Addr {
