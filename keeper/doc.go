@@ -30,7 +30,8 @@
 // meantime is recovered from the pinned pidfd where the kernel keeps it
 // (6.15); otherwise it is code 255 with Exit.Unknown saying why. What cannot
 // be kept: a terminal (its processes get SIGHUP, as when a modem hangs up),
-// the stdin of a process with StdinOnce (it reads end of file), output that a
-// process wrote and nobody had read when it ended with no keeper alive, and
-// open Attach streams.
+// the stdin of a process with StdinOnce (it reads end of file), the piece of
+// output that the killed keeper had read and not yet logged (at most 32 KiB a
+// stream), output that a process wrote and nobody had read when it ended with
+// no keeper alive, and open Attach streams.
 package keeper

@@ -86,6 +86,7 @@ type Runtime struct {
 	closed bool           // guarded by mu
 	calls  sync.WaitGroup // calls under way, and the removal of ended containers
 
+	clamped sync.Once // that an oom_score_adj was raised is told once
 	events  hub
 	streams *streamServer
 }
@@ -107,9 +108,6 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 		execs: map[string]chan keeper.Exit{}, names: map[string]string{},
 	}
 	r.life, r.end = context.WithCancel(context.WithoutCancel(ctx))
-	if !host.CanRaiseLimits {
-		cfg.Log.Warn("without CAP_SYS_RESOURCE no container can have an oom_score_adj below ours: it is raised to that", "op", "oom", "least", host.OOMScoreAdj)
-	}
 	if err := r.restore(ctx); err != nil {
 		return nil, fmt.Errorf("cannot take up containers of before: %w", err)
 	}

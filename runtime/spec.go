@@ -57,6 +57,11 @@ func (r *Runtime) spec(p *pod, c *container) (*specs.Spec, error) {
 	if err := r.targetPID(c, &in.Namespaces); err != nil {
 		return nil, err
 	}
+	if asked := c.config.GetLinux().GetResources().GetOomScoreAdj(); !r.host.CanRaiseLimits && int(asked) < r.host.OOMScoreAdj {
+		r.clamped.Do(func() {
+			r.cfg.Log.Warn("without CAP_SYS_RESOURCE no container can have an oom_score_adj below ours: all that ask for less get ours", "op", "oom", "container", c.ID, "asked", asked, "given", r.host.OOMScoreAdj)
+		})
+	}
 	return sandbox.Spec(in)
 }
 
