@@ -20,6 +20,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -218,6 +220,10 @@ func (a *Agent) actor(uid types.UID) *actor {
 // mostPause is the longest wait for a runtime that does not answer.
 const mostPause = 10 * time.Second
 
+// relistPeriod is how often a runtime without events is asked: as kubelets do
+// (genericPlegRelistPeriod).
+const relistPeriod = time.Second
+
 // followRuntime wakes the actor of each event. When the stream breaks, all
 // actors look anew as soon as the runtime answers again.
 func (a *Agent) followRuntime(ctx context.Context) error {
@@ -229,7 +235,11 @@ func (a *Agent) followRuntime(ctx context.Context) error {
 			return nil
 		}
 		a.cfg.Log.Info("events of the runtime were interrupted", "op", "events", "err", err)
-		if a.cfg.Now().Sub(began) > mostPause {
+		switch {
+		case grpcstatus.Code(err) == codes.Unimplemented:
+			// It is from before CRI had events; containerd 1.6 is.
+			pause = relistPeriod
+		case a.cfg.Now().Sub(began) > mostPause:
 			pause = firstRetry
 		}
 		clock := time.NewTimer(pause)
