@@ -21,10 +21,12 @@ import (
 // hierarchy, also to those that are born meanwhile, and returns when all have
 // ended. A cgroup that is not there has none.
 func (l CgroupLayout) Kill(ctx context.Context, cgroup string) error {
-	for {
+	for round := 0; ; round++ {
 		pids, err := l.processes(cgroup)
 		if err == nil && len(pids) > 0 {
-			err = l.killOnce(ctx, cgroup)
+			// Frozen only when they are born faster than they die: should we
+			// be killed meanwhile, they stay frozen.
+			err = l.killOnce(ctx, cgroup, round > 2)
 		}
 		if err != nil {
 			return fmt.Errorf("cannot end processes of cgroup %s: %w", cgroup, err)
@@ -35,10 +37,10 @@ func (l CgroupLayout) Kill(ctx context.Context, cgroup string) error {
 	}
 }
 
-// killOnce kills who is there while nobody can be born, and waits for their
-// end. Frozen processes die when they are thawed.
-func (l CgroupLayout) killOnce(ctx context.Context, cgroup string) (err error) {
-	if err := l.freeze(cgroup, true); err != nil {
+// killOnce kills who is there, if frozen while nobody can be born, and waits
+// for their end. Frozen processes die when they are thawed.
+func (l CgroupLayout) killOnce(ctx context.Context, cgroup string, frozen bool) (err error) {
+	if err := l.freeze(cgroup, frozen); err != nil {
 		return err
 	}
 	var dying []*Pidfd
@@ -74,6 +76,15 @@ func (l CgroupLayout) killOnce(ctx context.Context, cgroup string) (err error) {
 		if err := p.Wait(); err != nil {
 			return errors.Join(ctx.Err(), err)
 		}
+	}
+	return nil
+}
+
+// Thaw lets a cgroup go on that a Kill of ours, or an OCI runtime, left frozen
+// when it was killed itself. A frozen process does not even die.
+func (l CgroupLayout) Thaw(cgroup string) error {
+	if err := l.freeze(cgroup, false); err != nil {
+		return fmt.Errorf("cannot thaw cgroup %s: %w", cgroup, err)
 	}
 	return nil
 }

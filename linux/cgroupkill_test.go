@@ -63,6 +63,9 @@ func TestKillCgroup(t *testing.T) {
 	if err := layout.Kill(ctx, name); err != nil {
 		t.Fatal(err)
 	}
+	if err := layout.Thaw(name); err != nil {
+		t.Error(err)
+	}
 	if err := cmd.Wait(); err == nil {
 		t.Error("the shell has ended by itself")
 	}

@@ -139,6 +139,38 @@ func (w *world) finish(ctx context.Context) {
 	}
 }
 
+// cleanUp ends and removes what a failed test has left, which is all of it.
+func (w *world) cleanUp() {
+	if w.t.Failed() {
+		if w.cmd != nil && w.cmd.ProcessState == nil {
+			w.kill()
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		layout, cgroupErr := linux.Cgroups()
+		if cgroupErr == nil {
+			cgroupErr = layout.Kill(ctx, crashCgroup(w.dir))
+		}
+		k, err := keeper.Launch(ctx, keeper.Config{Binary: filepath.Join(w.dir, "peapod-keeper"), Dir: filepath.Join(w.dir, "keeper")})
+		if err == nil {
+			err = k.Stop(ctx, true)
+		}
+		if cgroupErr == nil {
+			cgroupErr = errors.Join(layout.Kill(ctx, crashCgroup(w.dir)), layout.Remove(ctx, crashCgroup(w.dir)))
+		}
+		if err := errors.Join(err, cgroupErr); err != nil {
+			w.t.Error(err)
+		}
+	}
+	mounts, err := linux.MountsBelow(w.dir)
+	for _, m := range mounts {
+		err = errors.Join(err, linux.Detach(m))
+	}
+	if err = errors.Join(err, os.RemoveAll(w.dir)); err != nil {
+		w.t.Error(err)
+	}
+}
+
 // inside runs a command in the machine's network.
 func (w *world) inside(args ...string) (out string) {
 	w.t.Helper()

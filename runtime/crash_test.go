@@ -125,7 +125,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, dir: dir, netns: filepath.Join(dir, "netns"), running: map[string]int{}}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(w.cleanUp)
 	build := exec.Command("go", "build", "-o", filepath.Join(dir, "peapod-keeper"), "../keeper/peapod-keeper")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -143,11 +143,6 @@ func newWorld(t *testing.T) *world {
 	if err := linux.NewNamespaces([]linux.NamespacePin{{Kind: "net", Path: w.netns}}, loopbackUp); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := linux.Detach(w.netns); err != nil {
-			t.Error(err)
-		}
-	})
 	// Calls wait for a host that is being started.
 	again := backoff.Config{BaseDelay: time.Millisecond, Multiplier: 1.1, MaxDelay: 10 * time.Millisecond}
 	conn, err := grpc.NewClient("unix://"+filepath.Join(dir, "cri.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()),

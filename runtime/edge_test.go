@@ -288,3 +288,38 @@ func TestOfThePod(t *testing.T) {
 		t.Errorf("log %q, %v", b.log(t, "host"), err)
 	}
 }
+
+// TestLeftFrozen: a container that was frozen when its killer was killed goes
+// on after the next start, and can be stopped.
+func TestLeftFrozen(t *testing.T) {
+	b := newBench(t)
+	_, id := b.start(t, "frozen", "sleep 1000")
+	c, err := b.findContainer(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	freezer := filepath.Join(b.host.Cgroups.Unified, c.Cgroup, "cgroup.freeze")
+	frozen, thawed := "1", "0"
+	if v1 := b.host.Cgroups.V1["freezer"]; v1 != "" {
+		freezer, frozen, thawed = filepath.Join(v1, c.Cgroup, "freezer.state"), "FROZEN", "THAWED"
+	}
+	freeze := func() {
+		t.Helper()
+		if err := os.WriteFile(freezer, []byte(frozen), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	freeze()
+	b.stop()
+	b.open(t)
+	if state, err := os.ReadFile(freezer); err != nil || strings.TrimSpace(string(state)) != thawed {
+		t.Errorf("after a restart it is %q, %v", state, err)
+	}
+	freeze()
+	if _, err := b.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id}); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.wait(t, id); s.ExitCode != 137 {
+		t.Errorf("exit code %d", s.ExitCode)
+	}
+}

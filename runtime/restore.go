@@ -204,9 +204,17 @@ func (r *Runtime) restoreContainers(ctx context.Context, find past) error {
 		case c.Made && p == nil:
 			r.cfg.Log.Error("a container without sandbox will be removed", "container", id, "sandbox", c.SandboxID)
 		}
+		if c.Cgroup != "" {
+			if err := r.host.Cgroups.Thaw(c.Cgroup); err != nil {
+				return err
+			}
+		}
 		if c.ID = id; err != nil || !c.Made || p == nil {
 			if spec, err := sandbox.ReadBundle(dir); err == nil {
 				c.Cgroup = spec.Linux.CgroupsPath
+				if err := r.host.Cgroups.Thaw(c.Cgroup); err != nil {
+					return err
+				}
 			}
 			if err := r.discard(ctx, c); err != nil {
 				r.cfg.Log.Error("cannot remove a container that was not finished", "container", id, "err", err)

@@ -143,6 +143,9 @@ func (r *Runtime) stopIn(ctx context.Context, c *container, state runtimeapi.Con
 			return err
 		}
 	}
+	if err := r.host.Cgroups.Thaw(c.Cgroup); err != nil {
+		return err
+	}
 	// The first process takes its PID namespace along; tidy what is outside.
 	err := r.cfg.Keeper.Signal(ctx, c.ID, int(unix.SIGKILL))
 	if err != nil && !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, keeper.ErrNotFound) {
