@@ -162,6 +162,7 @@ func newHelp(root *cobra.Command) *cobra.Command {
 				return noArgs(root, args)
 			}
 			c.InitDefaultHelpFlag()
+			c.InitDefaultVersionFlag()
 			return c.Help()
 		},
 	}

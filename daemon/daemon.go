@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -88,14 +89,8 @@ func Up(ctx context.Context, o Options) error {
 	}
 	defer unlock()
 	first := s.untouched()
-	if m.Runtime != s.RuntimeEndpoint {
-		if !first {
-			return fmt.Errorf("the Pods of %s are on %s; end them with `peapod down` before they can be started on %s", s.root, runtimeName(m.Runtime), runtimeName(s.RuntimeEndpoint))
-		}
-		m.Runtime = s.RuntimeEndpoint
-		if err := s.writeMarker(m); err != nil {
-			return err
-		}
+	if m.Runtime != s.RuntimeEndpoint && !first {
+		return fmt.Errorf("the Pods of %s are on %s; end them with `peapod down` before they can be started on %s", s.root, runtimeName(m.Runtime), runtimeName(s.RuntimeEndpoint))
 	}
 	started, err := s.run(ctx)
 	if err != nil && !started && first {
@@ -228,8 +223,10 @@ func (d *node) prepare(ctx context.Context) error {
 	if d.ip, err = machineAddress(d.pods.Addr().Next()); err != nil {
 		return err
 	}
-	if !d.nodeListen.Addr().IsValid() {
+	if a := d.nodeListen.Addr(); !a.IsValid() {
 		d.nodeListen = netip.AddrPortFrom(d.ip, d.nodeListen.Port())
+	} else if !a.IsUnspecified() {
+		d.ip = a
 	}
 	names := auth.Names{Node: d.NodeName}
 	for _, a := range []netip.Addr{d.ip, d.listen.Addr(), d.nodeListen.Addr(), d.pods.Addr().Next(), apiserver.ServiceAddress(d.services)} {
@@ -299,9 +296,12 @@ func (d *node) startRuntime(ctx context.Context) error {
 		}
 		d.cri = c
 		d.onStop(func() { conn.Close() })
-		return nil
 	}
-	var err error
+	// Now there may be Pods, which `peapod down` has to find.
+	err := d.writeMarker(marker{Version: markerVersion, Runtime: d.RuntimeEndpoint})
+	if err != nil || d.RuntimeEndpoint != "" {
+		return err
+	}
 	if d.images, err = OpenImages(d.root, d.Log); err != nil {
 		return err
 	}
@@ -322,6 +322,18 @@ const answerWithin = 10 * time.Second
 
 // dialRuntime finds the external runtime and asks whether it is one.
 func dialRuntime(ctx context.Context, socket string) (cri.Client, io.Closer, error) {
+	fail := func(err error) (cri.Client, io.Closer, error) {
+		return cri.Client{}, nil, fmt.Errorf("cannot use the container runtime at %s: %w", socket, err)
+	}
+	// gRPC would say that in many words, and only after a while.
+	if probe, err := net.Dial("unix", socket); err != nil {
+		if op, ok := errors.AsType[*net.OpError](err); ok {
+			err = op.Err
+		}
+		return fail(err)
+	} else if err := probe.Close(); err != nil {
+		return fail(err)
+	}
 	c, conn, err := cri.Dial(socket)
 	if err != nil {
 		return c, nil, err
@@ -329,7 +341,8 @@ func dialRuntime(ctx context.Context, socket string) (cri.Client, io.Closer, err
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	if _, err := c.Runtime.Version(ctx, &runtimeapi.VersionRequest{}); err != nil {
-		return c, nil, errors.Join(fmt.Errorf("cannot use the container runtime at %s: %w", socket, err), conn.Close())
+		conn.Close()
+		return fail(fmt.Errorf("it does not speak CRI v1: %s", status.Convert(err).Message()))
 	}
 	return c, conn, nil
 }

@@ -52,8 +52,9 @@ type Options struct {
 	PodCIDR  string // this node's IPv4 range of Pod addresses
 	// ServiceCIDR is the IPv4 range of Services.
 	ServiceCIDR string
-	// NodeListen is host:port of the node agent's HTTPS endpoint. Without a
-	// host it is the node's own address; empty is port 10250.
+	// NodeListen is host:port of the node agent's HTTPS endpoint. Its host is
+	// the address of the Node; without one it is that of the default route.
+	// Empty is port 10250.
 	NodeListen string
 	// RuntimeEndpoint is an external CRI socket; empty means our own runtime.
 	RuntimeEndpoint string
@@ -128,6 +129,9 @@ func (o Options) check() (settings, error) {
 	}
 	if s.nodeListen, err = parseListen("--node-listen", o.NodeListen); err != nil {
 		return s, err
+	}
+	if s.nodeListen.Addr().IsLoopback() {
+		return s, misuse("--node-listen %q: that is where the API server, and Pods, reach the node; they cannot on a loopback address", o.NodeListen)
 	}
 	if strings.HasPrefix(o.NodeListen, ":") {
 		s.nodeListen = netip.AddrPortFrom(netip.Addr{}, s.nodeListen.Port())
