@@ -64,12 +64,12 @@ func ephemeralContainers(s *corev1.PodSpec, volumes map[string]corev1.VolumeSour
 		if t := s.EphemeralContainers[i].TargetContainerName; t != "" && !hasContainer(s, t) {
 			errs = append(errs, field.NotFound(p.Child("targetContainerName"), t))
 		}
-		for name, set := range map[string]bool{
-			"ports": len(c.Ports) > 0, "livenessProbe": c.LivenessProbe != nil, "readinessProbe": c.ReadinessProbe != nil,
-			"startupProbe": c.StartupProbe != nil, "lifecycle": c.Lifecycle != nil, "resources": len(c.Resources.Limits)+len(c.Resources.Requests) > 0,
+		for _, f := range []named[bool]{
+			{"ports", len(c.Ports) > 0}, {"livenessProbe", c.LivenessProbe != nil}, {"readinessProbe", c.ReadinessProbe != nil},
+			{"startupProbe", c.StartupProbe != nil}, {"lifecycle", c.Lifecycle != nil}, {"resources", len(c.Resources.Limits)+len(c.Resources.Requests) > 0},
 		} {
-			if set {
-				errs = append(errs, field.Forbidden(p.Child(name), "cannot be set for an Ephemeral Container"))
+			if f.value {
+				errs = append(errs, field.Forbidden(p.Child(f.name), "cannot be set for an Ephemeral Container"))
 			}
 		}
 	}

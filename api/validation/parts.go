@@ -87,16 +87,22 @@ func probes(c *corev1.Container, path *field.Path) (errs field.ErrorList) {
 	return errs
 }
 
+// named is a field of a struct: errors come in the order of fields.
+type named[T any] struct {
+	name  string
+	value T
+}
+
 func probe(p *corev1.Probe, path *field.Path) (errs field.ErrorList) {
 	if p == nil {
 		return nil
 	}
 	errs = append(errs, handler(p.Exec, p.HTTPGet, p.TCPSocket, p.GRPC, nil, path)...)
-	for name, v := range map[string]int32{
-		"initialDelaySeconds": p.InitialDelaySeconds, "timeoutSeconds": p.TimeoutSeconds, "periodSeconds": p.PeriodSeconds,
-		"successThreshold": p.SuccessThreshold, "failureThreshold": p.FailureThreshold,
+	for _, f := range []named[int32]{
+		{"initialDelaySeconds", p.InitialDelaySeconds}, {"timeoutSeconds", p.TimeoutSeconds}, {"periodSeconds", p.PeriodSeconds},
+		{"successThreshold", p.SuccessThreshold}, {"failureThreshold", p.FailureThreshold},
 	} {
-		errs = append(errs, nonNegative(int64(v), path.Child(name))...)
+		errs = append(errs, nonNegative(int64(f.value), path.Child(f.name))...)
 	}
 	if g := p.TerminationGracePeriodSeconds; g != nil && *g <= 0 {
 		errs = append(errs, field.Invalid(path.Child("terminationGracePeriodSeconds"), *g, inRange))
@@ -108,9 +114,9 @@ func lifecycle(l *corev1.Lifecycle, path *field.Path) (errs field.ErrorList) {
 	if l == nil {
 		return nil
 	}
-	for name, h := range map[string]*corev1.LifecycleHandler{"postStart": l.PostStart, "preStop": l.PreStop} {
-		if h != nil {
-			errs = append(errs, handler(h.Exec, h.HTTPGet, h.TCPSocket, nil, h.Sleep, path.Child(name))...)
+	for _, f := range []named[*corev1.LifecycleHandler]{{"postStart", l.PostStart}, {"preStop", l.PreStop}} {
+		if h := f.value; h != nil {
+			errs = append(errs, handler(h.Exec, h.HTTPGet, h.TCPSocket, nil, h.Sleep, path.Child(f.name))...)
 		}
 	}
 	return errs
@@ -162,9 +168,9 @@ func portOrName(p intstr.IntOrString, path *field.Path) field.ErrorList {
 }
 
 func podSecurityIDs(sc *corev1.PodSecurityContext, path *field.Path) (errs field.ErrorList) {
-	for name, id := range map[string]*int64{"runAsUser": sc.RunAsUser, "runAsGroup": sc.RunAsGroup, "fsGroup": sc.FSGroup} {
-		if id != nil {
-			errs = append(errs, userID(*id, path.Child(name))...)
+	for _, f := range []named[*int64]{{"runAsUser", sc.RunAsUser}, {"runAsGroup", sc.RunAsGroup}, {"fsGroup", sc.FSGroup}} {
+		if f.value != nil {
+			errs = append(errs, userID(*f.value, path.Child(f.name))...)
 		}
 	}
 	for i, g := range sc.SupplementalGroups {
@@ -206,9 +212,9 @@ func security(sc *corev1.SecurityContext, path *field.Path) (errs field.ErrorLis
 	if sc == nil {
 		return nil
 	}
-	for name, id := range map[string]*int64{"runAsUser": sc.RunAsUser, "runAsGroup": sc.RunAsGroup} {
-		if id != nil {
-			errs = append(errs, userID(*id, path.Child(name))...)
+	for _, f := range []named[*int64]{{"runAsUser", sc.RunAsUser}, {"runAsGroup", sc.RunAsGroup}} {
+		if f.value != nil {
+			errs = append(errs, userID(*f.value, path.Child(f.name))...)
 		}
 	}
 	if sc.ProcMount != nil {

@@ -279,6 +279,9 @@ func PodEphemeralContainersUpdate(p, old *corev1.Pod) field.ErrorList {
 func PodResize(p, old *corev1.Pod) field.ErrorList {
 	errs := metaUpdate(&p.ObjectMeta, &old.ObjectMeta)
 	spec := field.NewPath("spec")
+	if len(p.Spec.Containers) != len(old.Spec.Containers) {
+		return append(errs, field.Forbidden(spec.Child("containers"), "containers may not be added or removed on resize"))
+	}
 	for i := range p.Spec.Containers {
 		at := spec.Child("containers").Index(i).Child("resources")
 		errs = append(errs, resources(&p.Spec.Containers[i].Resources, at)...)

@@ -145,9 +145,7 @@ func Event(e *corev1.Event) (errs field.ErrorList) {
 	} else if e.Namespace != about {
 		errs = append(errs, field.Invalid(field.NewPath("involvedObject", "namespace"), about, "does not match event.namespace"))
 	}
-	for name, at := range map[string]*field.Path{e.Namespace: field.NewPath("namespace")} {
-		errs = append(errs, invalidAll(at, name, apivalidation.ValidateNamespaceName(name, false))...)
-	}
+	errs = append(errs, invalidAll(field.NewPath("namespace"), e.Namespace, apivalidation.ValidateNamespaceName(e.Namespace, false))...)
 	if len(e.Message) > 1024 && !e.EventTime.IsZero() {
 		errs = append(errs, field.Invalid(field.NewPath("message"), "", fmt.Sprintf("can have at most %v characters", 1024)))
 	}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package api_test compares defaults, validation and columns with what
+// Kubernetes itself answers: testdata/golden, written by test/stock/golden
+// from testdata/corpus.
+package api_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// answer is a case as test/stock/golden writes it.
+type answer struct {
+	Name  string         `json:"name"`
+	Input map[string]any `json:"input"`
+	Old   map[string]any `json:"old"`
+	Sub   string         `json:"sub"`
+	Want  struct {
+		Object   map[string]any   `json:"object"`
+		Prepared map[string]any   `json:"prepared"`
+		Errors   []string         `json:"errors"`
+		AnyOrder bool             `json:"anyOrder"`
+		Warnings []string         `json:"warnings"`
+		Row      *metav1.TableRow `json:"row"`
+	} `json:"want"`
+}
+
+// now is the moment of all cases; their times are written relative to it.
+var (
+	now = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	ago = regexp.MustCompile(`"now-([0-9a-z]+)"`)
+)
+
+func read(t *testing.T, name string, into any) {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.Unmarshal(b, into); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAsKubernetes(t *testing.T) {
+	files, err := filepath.Glob("testdata/corpus/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no corpus: %v", err)
+	}
+	open := openCases(t)
+	for _, name := range files {
+		base := filepath.Base(name)
+		var corpus struct {
+			Cases []struct {
+				Name string `json:"name"`
+			} `json:"cases"`
+		}
+		read(t, name, &corpus)
+		var cases []answer
+		read(t, filepath.Join("testdata/golden", base), &cases)
+		var asked, answered []string
+		for _, c := range corpus.Cases {
+			asked = append(asked, c.Name)
+		}
+		for _, c := range cases {
+			answered = append(answered, c.Name)
+		}
+		if !slices.Equal(asked, answered) {
+			t.Errorf("%s: the golden file is older than the corpus: run scripts/golden", base)
+		}
+		for _, c := range cases {
+			t.Run(strings.TrimSuffix(base, ".yaml")+"/"+c.Name, func(t *testing.T) { judge(t, compare(t, c), open) })
+		}
+	}
+}
+
+// openCases are the differences that are known and not mended yet. The list
+// only shrinks: a case that is mended must leave it.
+func openCases(t *testing.T) map[string]bool {
+	t.Helper()
+	b, err := os.ReadFile("testdata/open.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := map[string]bool{}
+	for line := range strings.Lines(string(b)) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			open[line] = true
+		}
+	}
+	return open
+}
+
+func judge(t *testing.T, differences []string, open map[string]bool) {
+	t.Helper()
+	name := strings.TrimPrefix(t.Name(), "TestAsKubernetes/")
+	switch {
+	case len(differences) > 0 && !open[name]:
+		t.Error(strings.Join(differences, "\n"))
+	case len(differences) == 0 && open[name]:
+		t.Errorf("%s is as Kubernetes has it now: take it out of testdata/open.txt", name)
+	}
+}
+
+// compare returns what differs from Kubernetes.
+func compare(t *testing.T, c answer) (out []string) {
+	differ := func(what string, want, got any) {
+		if d := cmp.Diff(want, got); d != "" {
+			out = append(out, what+" differ from Kubernetes (-want +got):\n"+d)
+		}
+	}
+	k, ok := kinds()[c.Input["kind"].(string)]
+	if !ok {
+		t.Fatalf("unknown kind %v", c.Input["kind"])
+	}
+	obj := k.decode(t, c.Input)
+	if c.Want.Row != nil {
+		got := k.row(obj)
+		differ("row", plainJSON(t, c.Want.Row), plainJSON(t, &got))
+		return out
+	}
+	if c.Want.Object != nil {
+		differ("defaults", shown(t, c.Want.Object), plainJSON(t, obj))
+	}
+	var errs, warnings []string
+	if c.Old == nil {
+		errs, warnings = k.create(obj)
+	} else {
+		errs, warnings = k.update(t, c.Sub, obj, k.decode(t, c.Old))
+	}
+	if c.Want.Prepared != nil {
+		differ("preparation", apart(c.Sub, shown(t, c.Want.Prepared)), apart(c.Sub, plainJSON(t, obj)))
+	}
+	if c.Want.AnyOrder {
+		slices.Sort(errs)
+	}
+	differ("errors", some(c.Want.Errors), some(errs))
+	if len(errs) == 0 {
+		differ("warnings", some(c.Want.Warnings), some(warnings))
+	}
+	return out
+}
+
+// apart leaves away what the API server's strategies set and its own tests
+// prove: the generation, and a status that only its subresource may change.
+func apart(sub string, v any) any {
+	m := v.(map[string]any)
+	if meta, ok := m["metadata"].(map[string]any); ok {
+		delete(meta, "generation")
+	}
+	if sub != "status" {
+		delete(m, "status")
+	}
+	return m
+}
+
+// some makes no list of an empty one.
+func some(list []string) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	return list
+}
+
+// shown replaces relative times, as decode does.
+func shown(t *testing.T, m map[string]any) any {
+	var out any
+	if err := json.Unmarshal(absolute(t, m), &out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func absolute(t *testing.T, m map[string]any) []byte {
+	b, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ago.ReplaceAllFunc(b, func(match []byte) []byte {
+		d, err := time.ParseDuration(string(ago.FindSubmatch(match)[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []byte(`"` + now.Add(-d).Format(time.RFC3339) + `"`)
+	})
+}
+
+func plainJSON(t *testing.T, v any) any {
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out any
+	if err := json.Unmarshal(b, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestColumnsAsKubernetes(t *testing.T) {
+	want := map[string][]metav1.TableColumnDefinition{}
+	read(t, "testdata/golden/columns.yaml", &want)
+	open := openCases(t)
+	for name, k := range kinds() {
+		t.Run(name, func(t *testing.T) {
+			var differences []string
+			if d := cmp.Diff(want[name], k.columns); d != "" {
+				differences = append(differences, "columns differ from Kubernetes (-want +got):\n"+d)
+			}
+			judge(t, differences, open)
+		})
+	}
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"encoding/json"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	nodev1 "k8s.io/api/node/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/peapod/peapod/api/defaults"
+	"github.com/peapod/peapod/api/table"
+	"github.com/peapod/peapod/api/validation"
+)
+
+// kind is one kind of the API with its functions untyped.
+type kind struct {
+	fresh   func() any
+	columns []metav1.TableColumnDefinition
+	decode  func(*testing.T, map[string]any) any
+	row     func(any) metav1.TableRow
+	create  func(any) (errs, warnings []string)
+	update  func(t *testing.T, sub string, obj, old any) (errs, warnings []string)
+}
+
+// rules are the typed functions of a kind. All but the columns may be nil.
+type rules[T any] struct {
+	defaults func(*T)
+	prepare  func(p, old *T) // beside the reset of the status
+	check    func(*T) field.ErrorList
+	change   func(p, old *T) field.ErrorList
+	warn     func(p, old *T) []string
+	parts    map[string]part[T]
+	columns  table.Columns[T]
+}
+
+type part[T any] struct {
+	prepare func(p, old *T)
+	check   func(p, old *T) field.ErrorList
+	warn    func(p, old *T) []string
+}
+
+func of[T any](r rules[T]) kind {
+	return kind{
+		fresh:   func() any { return new(T) },
+		columns: r.columns.Definitions,
+		decode: func(t *testing.T, m map[string]any) any {
+			t.Helper()
+			obj := new(T)
+			if err := json.Unmarshal(absolute(t, m), obj); err != nil {
+				t.Fatal(err)
+			}
+			r.applyDefaults(obj)
+			return obj
+		},
+		row: func(o any) metav1.TableRow {
+			row := metav1.TableRow{Cells: r.columns.Cells(o.(*T), now)}
+			if r.columns.Conditions != nil {
+				row.Conditions = r.columns.Conditions(o.(*T))
+			}
+			return row
+		},
+		create: func(o any) ([]string, []string) {
+			if r.prepare != nil {
+				r.prepare(o.(*T), nil)
+			}
+			return texts(r.check(o.(*T))), r.warnings(r.warn, o.(*T), nil)
+		},
+		update: func(t *testing.T, sub string, o, old any) ([]string, []string) {
+			p, was := o.(*T), old.(*T)
+			half := part[T]{r.prepare, r.change, r.warn}
+			if sub != "" {
+				var ok bool
+				if half, ok = r.parts[sub]; !ok {
+					t.Fatalf("no subresource %q", sub)
+				}
+			}
+			if half.prepare != nil {
+				half.prepare(p, was)
+			}
+			return texts(half.check(p, was)), r.warnings(half.warn, p, was)
+		},
+	}
+}
+
+func (r rules[T]) applyDefaults(o *T) {
+	if r.defaults != nil {
+		r.defaults(o)
+	}
+}
+
+func (r rules[T]) warnings(f func(p, old *T) []string, p, old *T) []string {
+	if f == nil {
+		return nil
+	}
+	return f(p, old)
+}
+
+func texts(errs field.ErrorList) (out []string) {
+	for _, e := range errs {
+		out = append(out, e.Error())
+	}
+	return out
+}
+
+func kinds() map[string]kind {
+	return map[string]kind{
+		"Pod": of(rules[corev1.Pod]{
+			defaults: defaults.Pod, check: validation.Pod, change: validation.PodUpdate, warn: validation.PodWarnings, columns: table.Pod(),
+			parts: map[string]part[corev1.Pod]{
+				"status":              {check: validation.PodStatusUpdate},
+				"resize":              {check: validation.PodResize},
+				"ephemeralcontainers": {check: validation.PodEphemeralContainersUpdate},
+			},
+		}),
+		"Node": of(rules[corev1.Node]{defaults: defaults.Node, check: validation.Node, change: validation.NodeUpdate, columns: table.Node(),
+			parts: map[string]part[corev1.Node]{"status": {check: validation.NodeUpdate}}}),
+		"Namespace": of(rules[corev1.Namespace]{defaults: defaults.Namespace, check: validation.Namespace, change: validation.NamespaceUpdate, columns: table.Namespace(),
+			parts: map[string]part[corev1.Namespace]{"status": {check: validation.NamespaceStatusUpdate}}}),
+		"ConfigMap":      of(rules[corev1.ConfigMap]{check: validation.ConfigMap, change: validation.ConfigMapUpdate, columns: table.ConfigMap()}),
+		"Secret":         of(rules[corev1.Secret]{defaults: defaults.Secret, check: validation.Secret, change: validation.SecretUpdate, columns: table.Secret()}),
+		"ServiceAccount": of(rules[corev1.ServiceAccount]{check: validation.ServiceAccount, change: changed(validation.ServiceAccount), columns: table.ServiceAccount()}),
+		"Event":          of(rules[corev1.Event]{check: validation.Event, change: changed(validation.Event), columns: table.Event()}),
+		"Service": of(rules[corev1.Service]{defaults: defaults.Service, check: validation.Service, change: validation.ServiceUpdate, columns: table.Service(),
+			parts: map[string]part[corev1.Service]{"status": {check: validation.ServiceUpdate}}}),
+		"Endpoints": of(rules[corev1.Endpoints]{defaults: defaults.Endpoints, check: validation.Endpoints, change: changed(validation.Endpoints), columns: table.Endpoints()}),
+		"ReplicationController": of(rules[corev1.ReplicationController]{
+			defaults: defaults.ReplicationController, check: validation.ReplicationController, change: validation.ReplicationControllerUpdate, columns: table.ReplicationController(),
+			parts: map[string]part[corev1.ReplicationController]{"status": {check: validation.ReplicationControllerStatusUpdate}},
+		}),
+		"PodTemplate": of(rules[corev1.PodTemplate]{defaults: defaults.PodTemplate, check: validation.PodTemplateObject, change: changed(validation.PodTemplateObject), columns: table.PodTemplate()}),
+		"ReplicaSet": of(rules[appsv1.ReplicaSet]{
+			defaults: defaults.ReplicaSet, check: validation.ReplicaSet, change: validation.ReplicaSetUpdate, columns: table.ReplicaSet(),
+			parts: map[string]part[appsv1.ReplicaSet]{"status": {check: validation.ReplicaSetStatusUpdate}},
+		}),
+		"Lease":              of(rules[coordinationv1.Lease]{check: validation.Lease, change: changed(validation.Lease), columns: table.Lease()}),
+		"EndpointSlice":      of(rules[discoveryv1.EndpointSlice]{defaults: defaults.EndpointSlice, check: validation.EndpointSlice, change: changed(validation.EndpointSlice), columns: table.EndpointSlice()}),
+		"PriorityClass":      of(rules[schedulingv1.PriorityClass]{defaults: defaults.PriorityClass, check: validation.PriorityClass, change: validation.PriorityClassUpdate, columns: table.PriorityClass()}),
+		"RuntimeClass":       of(rules[nodev1.RuntimeClass]{check: validation.RuntimeClass, change: validation.RuntimeClassUpdate, columns: table.RuntimeClass()}),
+		"Role":               of(rules[rbacv1.Role]{check: validation.Role, change: changed(validation.Role), columns: table.Role()}),
+		"ClusterRole":        of(rules[rbacv1.ClusterRole]{check: validation.ClusterRole, change: changed(validation.ClusterRole), columns: table.ClusterRole()}),
+		"RoleBinding":        of(rules[rbacv1.RoleBinding]{defaults: defaults.RoleBinding, check: validation.RoleBinding, change: validation.RoleBindingUpdate, columns: table.RoleBinding()}),
+		"ClusterRoleBinding": of(rules[rbacv1.ClusterRoleBinding]{defaults: defaults.ClusterRoleBinding, check: validation.ClusterRoleBinding, change: validation.ClusterRoleBindingUpdate, columns: table.ClusterRoleBinding()}),
+	}
+}
+
+func changed[T any](check func(*T) field.ErrorList) func(_, _ *T) field.ErrorList {
+	return func(o, _ *T) field.ErrorList { return check(o) }
+}

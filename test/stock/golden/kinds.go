@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/rest"
+	_ "k8s.io/kubernetes/pkg/apis/apps/install"
+	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
+	_ "k8s.io/kubernetes/pkg/apis/core/install"
+	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
+	_ "k8s.io/kubernetes/pkg/apis/node/install"
+	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
+	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
+	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
+	"k8s.io/kubernetes/pkg/registry/coordination/lease"
+	"k8s.io/kubernetes/pkg/registry/core/configmap"
+	"k8s.io/kubernetes/pkg/registry/core/endpoint"
+	"k8s.io/kubernetes/pkg/registry/core/event"
+	"k8s.io/kubernetes/pkg/registry/core/namespace"
+	"k8s.io/kubernetes/pkg/registry/core/node"
+	"k8s.io/kubernetes/pkg/registry/core/pod"
+	"k8s.io/kubernetes/pkg/registry/core/podtemplate"
+	"k8s.io/kubernetes/pkg/registry/core/replicationcontroller"
+	"k8s.io/kubernetes/pkg/registry/core/secret"
+	"k8s.io/kubernetes/pkg/registry/core/service"
+	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
+	"k8s.io/kubernetes/pkg/registry/discovery/endpointslice"
+	"k8s.io/kubernetes/pkg/registry/node/runtimeclass"
+	"k8s.io/kubernetes/pkg/registry/rbac/clusterrole"
+	"k8s.io/kubernetes/pkg/registry/rbac/clusterrolebinding"
+	"k8s.io/kubernetes/pkg/registry/rbac/role"
+	"k8s.io/kubernetes/pkg/registry/rbac/rolebinding"
+	"k8s.io/kubernetes/pkg/registry/scheduling/priorityclass"
+)
+
+// kind is how Kubernetes treats one kind: its strategies, by subresource.
+type kind struct {
+	gvk      schema.GroupVersionKind
+	resource string
+	main     strategies
+	parts    map[string]rest.RESTUpdateStrategy
+}
+
+type strategies interface {
+	rest.RESTCreateStrategy
+	rest.RESTUpdateStrategy
+}
+
+// upstream lists the kinds by name.
+func upstream() map[string]kind {
+	type parts = map[string]rest.RESTUpdateStrategy
+	out := map[string]kind{}
+	add := func(group, version, name, resource string, main strategies, p parts) {
+		out[name] = kind{schema.GroupVersionKind{Group: group, Version: version, Kind: name}, resource, main, p}
+	}
+	const rbac = "rbac.authorization.k8s.io"
+	add("", "v1", "Pod", "pods", pod.Strategy, parts{"status": pod.StatusStrategy, "resize": pod.ResizeStrategy, "ephemeralcontainers": pod.EphemeralContainersStrategy})
+	add("", "v1", "Node", "nodes", node.Strategy, parts{"status": node.StatusStrategy})
+	add("", "v1", "Namespace", "namespaces", namespace.Strategy, parts{"status": namespace.StatusStrategy, "finalize": namespace.FinalizeStrategy})
+	add("", "v1", "ConfigMap", "configmaps", configmap.Strategy, nil)
+	add("", "v1", "Secret", "secrets", secret.Strategy, nil)
+	add("", "v1", "ServiceAccount", "serviceaccounts", serviceaccount.Strategy, nil)
+	add("", "v1", "Event", "events", event.Strategy, nil)
+	add("", "v1", "Service", "services", service.Strategy, parts{"status": service.StatusStrategy})
+	add("", "v1", "Endpoints", "endpoints", endpoint.Strategy, nil)
+	add("", "v1", "ReplicationController", "replicationcontrollers", replicationcontroller.Strategy, parts{"status": replicationcontroller.StatusStrategy})
+	add("", "v1", "PodTemplate", "podtemplates", podtemplate.Strategy, nil)
+	add("apps", "v1", "ReplicaSet", "replicasets", replicaset.Strategy, parts{"status": replicaset.StatusStrategy})
+	add("coordination.k8s.io", "v1", "Lease", "leases", lease.Strategy, nil)
+	add("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", endpointslice.Strategy, nil)
+	add("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", priorityclass.Strategy, nil)
+	add("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", runtimeclass.Strategy, nil)
+	add(rbac, "v1", "Role", "roles", role.Strategy, nil)
+	add(rbac, "v1", "ClusterRole", "clusterroles", clusterrole.Strategy, nil)
+	add(rbac, "v1", "RoleBinding", "rolebindings", rolebinding.Strategy, nil)
+	add(rbac, "v1", "ClusterRoleBinding", "clusterrolebindings", clusterrolebinding.Strategy, nil)
+	return out
+}
