@@ -108,7 +108,9 @@ func (c *cluster) importImages() error {
 		return fmt.Errorf("cannot pack the image: %w\n%s", err, out)
 	}
 	program := filepath.Join(c.home, "witness")
-	if out, err := exec.Command("go", "build", "-o", program, "./witness").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-o", program, "./witness")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // its image has no libraries
+	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot build witness: %w\n%s", err, out)
 	}
 	if err := packImage(witness, witnessImage, ispecs.ImageConfig{Cmd: []string{"sleep", "1000"}}, map[string]string{"/bin/witness": program}); err != nil {
