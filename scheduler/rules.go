@@ -60,7 +60,16 @@ func sameForPods(a, b *corev1.Node) bool {
 }
 
 // rule says why a node does not fit a Pod; none is that it does.
-type rule func(p *corev1.Pod, i *nodeInfo) []string
+type rule func(p *corev1.Pod, i *nodeInfo) []reason
+
+// reason is why a node does not fit, in kube-scheduler's words. A final one
+// stays when all Pods of the node were gone.
+type reason struct {
+	text  string
+	final bool
+}
+
+func final(text string) []reason { return []reason{{text, true}} }
 
 // rules in the order they are asked; the first that refuses speaks.
 func rules() []rule {
@@ -69,7 +78,7 @@ func rules() []rule {
 
 // pick is the best of the nodes that fit, or an error in kube-scheduler's words.
 func pick(p *corev1.Pod, nodes map[string]*nodeInfo) (string, error) {
-	reasons, total := map[string]int{}, 0
+	reasons, total, helpless := map[string]int{}, 0, 0
 	best, bestScore := "", int64(-1)
 	for name, i := range nodes {
 		if i.node == nil {
@@ -79,7 +88,10 @@ func pick(p *corev1.Pod, nodes map[string]*nodeInfo) (string, error) {
 		why := refusal(p, i)
 		if len(why) > 0 {
 			for _, r := range why {
-				reasons[r]++
+				reasons[r.text]++
+			}
+			if slices.ContainsFunc(why, func(r reason) bool { return r.final }) {
+				helpless++
 			}
 			continue
 		}
@@ -90,10 +102,10 @@ func pick(p *corev1.Pod, nodes map[string]*nodeInfo) (string, error) {
 	if best != "" {
 		return best, nil
 	}
-	return "", errors.New(explain(total, reasons))
+	return "", errors.New(explain(total, helpless, reasons))
 }
 
-func refusal(p *corev1.Pod, i *nodeInfo) []string {
+func refusal(p *corev1.Pod, i *nodeInfo) []reason {
 	for _, r := range rules() {
 		if why := r(p, i); len(why) > 0 {
 			return why
@@ -102,32 +114,32 @@ func refusal(p *corev1.Pod, i *nodeInfo) []string {
 	return nil
 }
 
-// explain counts the reasons as `kubectl describe` shows them.
-func explain(total int, reasons map[string]int) string {
+// explain counts the reasons as `kubectl describe` shows them. Of the nodes,
+// helpless would not fit the Pod if they were empty; on the others there is
+// nobody to make room, as nothing is preempted.
+func explain(total, helpless int, reasons map[string]int) string {
 	if total == 0 {
 		return "no nodes available to schedule pods"
 	}
-	var list []string
-	for r, n := range reasons {
-		list = append(list, fmt.Sprintf("%d %s", n, r))
+	preemption := map[string]int{}
+	if helpless > 0 {
+		preemption["Preemption is not helpful for scheduling"] = helpless
 	}
-	slices.Sort(list)
-	text := fmt.Sprintf("0/%d nodes are available: %s.", total, strings.Join(list, ", "))
-	helpless := 0
-	for r, n := range reasons {
-		if !curable(r) {
-			helpless += n
-		}
+	if n := total - helpless; n > 0 {
+		preemption["No preemption victims found for incoming pod"] = n
 	}
-	if helpless >= total {
-		return fmt.Sprintf("%s preemption: 0/%d nodes are available: %d Preemption is not helpful for scheduling.", text, total, total)
-	}
-	return fmt.Sprintf("%s preemption: 0/%d nodes are available: %d No preemption victims found for incoming pod.", text, total, total)
+	available := fmt.Sprintf("0/%d nodes are available: ", total)
+	return available + histogram(reasons) + ". preemption: " + available + histogram(preemption) + "."
 }
 
-// curable: removing Pods could change it.
-func curable(reason string) bool {
-	return strings.HasPrefix(reason, "Insufficient ") || reason == tooManyPods || reason == portsTaken
+// histogram lists what was said how often, sorted as text.
+func histogram(counts map[string]int) string {
+	var list []string
+	for text, n := range counts {
+		list = append(list, fmt.Sprintf("%d %s", n, text))
+	}
+	slices.Sort(list)
+	return strings.Join(list, ", ")
 }
 
 const (
@@ -135,7 +147,7 @@ const (
 	portsTaken  = "node(s) didn't have free ports for the requested pod ports"
 )
 
-func unschedulable(p *corev1.Pod, i *nodeInfo) []string {
+func unschedulable(p *corev1.Pod, i *nodeInfo) []reason {
 	if !i.node.Spec.Unschedulable {
 		return nil
 	}
@@ -145,12 +157,12 @@ func unschedulable(p *corev1.Pod, i *nodeInfo) []string {
 			return nil
 		}
 	}
-	return []string{"node(s) were unschedulable"}
+	return final("node(s) were unschedulable")
 }
 
-func nodeName(p *corev1.Pod, i *nodeInfo) []string {
+func nodeName(p *corev1.Pod, i *nodeInfo) []reason {
 	if p.Spec.NodeName != "" && p.Spec.NodeName != i.node.Name {
-		return []string{"node(s) didn't match the requested node name"}
+		return final("node(s) didn't match the requested node name")
 	}
 	return nil
 }
@@ -163,31 +175,31 @@ func tolerates(x corev1.Toleration, t corev1.Taint) bool {
 	return x.Operator == corev1.TolerationOpExists || (x.Operator == corev1.TolerationOpEqual || x.Operator == "") && x.Value == t.Value && x.Key != ""
 }
 
-func taints(p *corev1.Pod, i *nodeInfo) []string {
+func taints(p *corev1.Pod, i *nodeInfo) []reason {
 	for _, t := range i.node.Spec.Taints {
 		if t.Effect != corev1.TaintEffectNoSchedule && t.Effect != corev1.TaintEffectNoExecute {
 			continue
 		}
 		if !slices.ContainsFunc(p.Spec.Tolerations, func(x corev1.Toleration) bool { return tolerates(x, t) }) {
-			return []string{"node(s) had untolerated taint(s)"}
+			return final("node(s) had untolerated taint(s)")
 		}
 	}
 	return nil
 }
 
-func affinity(p *corev1.Pod, i *nodeInfo) []string {
+func affinity(p *corev1.Pod, i *nodeInfo) []reason {
 	ok, err := nodeaffinity.GetRequiredNodeAffinity(p).Match(i.node)
 	if err != nil || !ok {
-		return []string{"node(s) didn't match Pod's node affinity/selector"}
+		return final("node(s) didn't match Pod's node affinity/selector")
 	}
 	return nil
 }
 
-func hostPorts(p *corev1.Pod, i *nodeInfo) []string {
+func hostPorts(p *corev1.Pod, i *nodeInfo) []reason {
 	for _, want := range portsOf(p) {
 		for _, other := range i.pods {
 			if slices.ContainsFunc(portsOf(other), want.clashes) {
-				return []string{portsTaken}
+				return []reason{{text: portsTaken}}
 			}
 		}
 	}
@@ -221,19 +233,21 @@ func portsOf(p *corev1.Pod) (out []hostPort) {
 	return out
 }
 
-func resources(p *corev1.Pod, i *nodeInfo) (why []string) {
+// resources: what a node could not give if it were empty is final.
+func resources(p *corev1.Pod, i *nodeInfo) (why []reason) {
 	room := i.node.Status.Allocatable
 	if n, ok := room[corev1.ResourcePods]; ok && int64(len(i.pods))+1 > n.Value() {
-		why = append(why, tooManyPods)
+		why = append(why, reason{text: tooManyPods})
 	}
 	for name, want := range requests(p) {
 		if want.IsZero() {
 			continue
 		}
-		have := room[name]
-		have.Sub(i.used[name])
-		if have.Cmp(want) < 0 {
-			why = append(why, "Insufficient "+string(name))
+		all := room[name]
+		free := all.DeepCopy()
+		free.Sub(i.used[name])
+		if free.Cmp(want) < 0 {
+			why = append(why, reason{"Insufficient " + string(name), all.Cmp(want) < 0})
 		}
 	}
 	return why

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -52,9 +53,10 @@ type Scheduler struct {
 	mu      sync.Mutex // guards the fields below
 	pods    map[types.UID]*corev1.Pod
 	nodes   map[string]*nodeInfo
-	active  []types.UID          // to be looked at, by priority when taken
-	waiting map[types.UID]string // found no place: what was said of it
-	assumed map[types.UID]string // chosen, not yet bound in the API
+	active  []types.UID                 // to be looked at, by priority when taken
+	waiting map[types.UID]string        // found no place: what was said of it
+	assumed map[types.UID]string        // chosen, not yet bound in the API
+	failed  map[types.UID]time.Duration // back-off of bindings that failed
 	bell    chan struct{}
 }
 
@@ -62,7 +64,7 @@ type Scheduler struct {
 func New(cfg Config) *Scheduler {
 	return &Scheduler{
 		cfg: cfg, pods: map[types.UID]*corev1.Pod{}, nodes: map[string]*nodeInfo{},
-		waiting: map[types.UID]string{}, assumed: map[types.UID]string{}, bell: make(chan struct{}, 1),
+		waiting: map[types.UID]string{}, assumed: map[types.UID]string{}, failed: map[types.UID]time.Duration{}, bell: make(chan struct{}, 1),
 	}
 }
 
@@ -85,15 +87,18 @@ func (s *Scheduler) Run(ctx context.Context) error {
 			return nil
 		}
 		for p := s.next(); p != nil; p = s.next() {
-			node, err := s.choose(p)
+			node, said, err := s.choose(p)
 			if err != nil {
-				s.unschedulable(ctx, p, err)
+				if said != err.Error() {
+					s.unschedulable(ctx, p, err)
+				}
 				continue
 			}
 			slots <- struct{}{}
 			binds.Go(func() {
-				defer func() { <-slots }()
-				s.bind(ctx, p, node)
+				again := s.bind(ctx, p, node)
+				<-slots
+				s.later(ctx, p.UID, again)
 			})
 		}
 	}
@@ -144,8 +149,12 @@ func (s *Scheduler) podChanged(p *corev1.Pod) {
 	s.pods[p.UID] = p
 	switch {
 	case p.Spec.NodeName != "" && !pod.Terminal(p):
+		if was := s.assumed[p.UID]; was != "" && was != p.Spec.NodeName {
+			s.node(was).remove(p) // somebody else has bound it elsewhere
+		}
 		delete(s.assumed, p.UID)
 		delete(s.waiting, p.UID)
+		delete(s.failed, p.UID)
 		s.node(p.Spec.NodeName).add(p)
 	case p.Spec.NodeName != "":
 		s.node(p.Spec.NodeName).remove(p)
@@ -164,6 +173,7 @@ func (s *Scheduler) podGone(p *corev1.Pod) {
 	defer s.mu.Unlock()
 	delete(s.pods, p.UID)
 	delete(s.waiting, p.UID)
+	delete(s.failed, p.UID)
 	for _, name := range []string{p.Spec.NodeName, s.assumed[p.UID]} {
 		if name != "" {
 			s.node(name).remove(p)
@@ -258,48 +268,73 @@ func priority(p *corev1.Pod) int32 {
 }
 
 // choose finds the best node and takes its room at once, before the API knows.
-func (s *Scheduler) choose(p *corev1.Pod) (string, error) {
+// A Pod that fits nowhere waits from the same moment, so that no change after
+// the look is missed; said is what was said of it before.
+func (s *Scheduler) choose(p *corev1.Pod) (name, said string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	name, err := pick(p, s.nodes)
+	name, err = pick(p, s.nodes)
 	if err != nil {
-		return "", err
+		said = s.waiting[p.UID]
+		s.waiting[p.UID] = err.Error()
+		return "", said, err
 	}
 	s.assumed[p.UID] = name
 	s.nodes[name].add(p)
-	return name, nil
+	return name, "", nil
 }
 
-// bind writes the choice. When that fails the room is given back.
-func (s *Scheduler) bind(ctx context.Context, p *corev1.Pod, node string) {
+// Back-off of a binding that the API refused, as kube-scheduler's.
+const (
+	firstBackOff = time.Second
+	mostBackOff  = 10 * time.Second
+)
+
+// bind writes the choice. When that fails the room is given back, and again
+// says when to try anew; zero is never.
+func (s *Scheduler) bind(ctx context.Context, p *corev1.Pod, node string) (again time.Duration) {
 	err := s.cfg.Client.CoreV1().Pods(p.Namespace).Bind(ctx, &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{Name: p.Name, Namespace: p.Namespace, UID: p.UID}, Target: corev1.ObjectReference{Kind: "Node", Name: node},
 	}, metav1.CreateOptions{})
 	if err == nil {
 		s.events.Eventf(p, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", p.Namespace, p.Name, node)
-		return
+		return 0
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.assumed, p.UID)
-	s.nodes[node].remove(p)
-	if now := s.pods[p.UID]; now != nil && now.Spec.NodeName == "" && !apierrors.IsNotFound(err) && ctx.Err() == nil {
-		s.waiting[p.UID] = err.Error()
+	if i := s.nodes[node]; i != nil {
+		i.remove(p)
 	}
-	s.mu.Unlock()
-	if ctx.Err() == nil && !apierrors.IsNotFound(err) {
-		s.cfg.Log.Warn("cannot bind pod", "pod", p.Namespace+"/"+p.Name, "op", "bind", "err", err)
+	now := s.pods[p.UID]
+	if now == nil || now.Spec.NodeName != "" || apierrors.IsNotFound(err) || ctx.Err() != nil {
+		return 0
+	}
+	s.waiting[p.UID] = err.Error()
+	s.failed[p.UID] = min(max(2*s.failed[p.UID], firstBackOff), mostBackOff)
+	s.cfg.Log.Warn("cannot bind pod", "pod", p.Namespace+"/"+p.Name, "op", "bind", "err", err)
+	s.events.Eventf(p, corev1.EventTypeWarning, "FailedScheduling", "binding rejected: %v", err)
+	return s.failed[p.UID]
+}
+
+// later gives a Pod another look after a while.
+func (s *Scheduler) later(ctx context.Context, uid types.UID, after time.Duration) {
+	if after == 0 {
+		return
+	}
+	t := time.NewTimer(after)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.enqueue(uid)
+	case <-ctx.Done():
 	}
 }
 
-// unschedulable says why a Pod waits, once per reason.
+// unschedulable says why a Pod waits.
 func (s *Scheduler) unschedulable(ctx context.Context, p *corev1.Pod, why error) {
-	s.mu.Lock()
-	said := s.waiting[p.UID]
-	s.waiting[p.UID] = why.Error()
-	s.mu.Unlock()
-	if said == why.Error() {
-		return
-	}
 	s.events.Eventf(p, corev1.EventTypeWarning, "FailedScheduling", "%s", why)
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": p.UID}, "status": map[string]any{"conditions": []corev1.PodCondition{{
 		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: why.Error(),

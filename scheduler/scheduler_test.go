@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
+)
+
+// feed is an informer that a test speaks for.
+type feed struct{ h cache.ResourceEventHandler }
+
+func (f *feed) AddEventHandler(h cache.ResourceEventHandler) (cache.ResourceEventHandlerRegistration, error) {
+	f.h = h
+	return nil, nil
+}
+
+// stage is a scheduler in virtual time, with what it wrote to the API.
+type stage struct {
+	pods, nodes feed
+	client      *fake.Clientset
+
+	mu       sync.Mutex // guards the fields below
+	refuse   int        // bindings to refuse
+	bound    map[string]string
+	attempts []time.Time
+}
+
+// play runs do beside a scheduler. Call settle in it before looking.
+func play(t *testing.T, do func(*stage)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{client: fake.NewClientset(), bound: map[string]string{}}
+		s.client.PrependReactor("create", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
+			if a.GetSubresource() != "binding" {
+				return false, nil, nil
+			}
+			b := a.(clienttesting.CreateAction).GetObject().(*corev1.Binding)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.attempts = append(s.attempts, time.Now())
+			if s.refuse > 0 {
+				s.refuse--
+				return true, nil, errors.New("the API is not well")
+			}
+			s.bound[b.Name] = b.Target.Name
+			return true, b, nil
+		})
+		x := New(Config{Client: s.client, Pods: &s.pods, Nodes: &s.nodes, Log: slog.New(slog.DiscardHandler)})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- x.Run(ctx) }()
+		synctest.Wait()
+		do(s)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+	})
+}
+
+// create makes a Pod known, to the API also, so that its status can be written.
+func (s *stage) create(t *testing.T, p *corev1.Pod) {
+	t.Helper()
+	if _, err := s.client.CoreV1().Pods(p.Namespace).Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s.pods.h.OnAdd(p, false)
+	synctest.Wait()
+}
+
+func (s *stage) on(pod string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bound[pod]
+}
+
+// placed is the Pod as the API would show it after its binding.
+func placed(p *corev1.Pod, node string) *corev1.Pod {
+	p = p.DeepCopy()
+	p.Spec.NodeName = node
+	return p
+}
+
+func (s *stage) messages(t *testing.T, reason string) (out []string) {
+	t.Helper()
+	synctest.Wait()
+	list, err := s.client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range list.Items {
+		if e.Reason == reason {
+			out = append(out, e.Message)
+		}
+	}
+	return out
+}
+
+// pass lets virtual time go on.
+func pass(d time.Duration) {
+	time.Sleep(d) // polls: the clock is the test's own
+	synctest.Wait()
+}
+
+// TestWaitsForRoom: a Pod that fits nowhere says so once, and is placed the
+// moment a Pod before it ends.
+func TestWaitsForRoom(t *testing.T) {
+	play(t, func(s *stage) {
+		s.nodes.h.OnAdd(testNode("n", 1000), false)
+		first, second := testPod("first", 800), testPod("second", 800)
+		s.create(t, first)
+		if s.on("first") != "n" {
+			t.Fatalf("first is on %q", s.on("first"))
+		}
+		s.pods.h.OnUpdate(first, placed(first, "n"))
+		s.create(t, second)
+		p, err := s.client.CoreV1().Pods("default").Get(t.Context(), "second", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := p.Status.Conditions; len(c) != 1 || c[0].Type != corev1.PodScheduled || c[0].Status != corev1.ConditionFalse || c[0].Reason != "Unschedulable" {
+			t.Errorf("conditions %+v", c)
+		}
+		s.pods.h.OnUpdate(second, p) // its own status is no reason to look again
+		if got := s.messages(t, "FailedScheduling"); len(got) != 1 || !strings.HasPrefix(got[0], "0/1 nodes are available: 1 Insufficient cpu.") {
+			t.Errorf("said %q", got)
+		}
+		pass(time.Second) // events are named after their moment
+		s.pods.h.OnDelete(placed(first, "n"))
+		synctest.Wait()
+		if s.on("second") != "n" {
+			t.Errorf("second is on %q", s.on("second"))
+		}
+		if got := s.messages(t, "Scheduled"); len(got) != 2 || got[1] != "Successfully assigned default/second to n" {
+			t.Errorf("said %q", got)
+		}
+	})
+}
+
+// TestWaitsForNodes: a new node, a label and a lifted cordon are looked at.
+func TestWaitsForNodes(t *testing.T) {
+	play(t, func(s *stage) {
+		p := testPod("p", 100, needing(corev1.NodeSelectorOpIn, "disk", "fast"))
+		s.create(t, p)
+		closed := testNode("n", 1000, func(n *corev1.Node) { n.Spec.Unschedulable = true })
+		s.nodes.h.OnAdd(closed, false)
+		open := testNode("n", 1000)
+		s.nodes.h.OnUpdate(closed, open)
+		synctest.Wait()
+		if s.on("p") != "" {
+			t.Fatalf("placed on %q without the label", s.on("p"))
+		}
+		fast := testNode("n", 1000, func(n *corev1.Node) { n.Labels["disk"] = "fast" })
+		s.nodes.h.OnUpdate(open, fast)
+		synctest.Wait()
+		if s.on("p") != "n" {
+			t.Errorf("placed on %q", s.on("p"))
+		}
+	})
+}
+
+// TestBindingIsRetried: 1 s, 2 s, 4 s after a refusal, and the room is free in
+// between.
+func TestBindingIsRetried(t *testing.T) {
+	play(t, func(s *stage) {
+		s.refuse = 3
+		s.nodes.h.OnAdd(testNode("n", 1000), false)
+		s.create(t, testPod("p", 800))
+		pass(30 * time.Second)
+		if s.on("p") != "n" || len(s.attempts) != 4 {
+			t.Fatalf("on %q after %d tries", s.on("p"), len(s.attempts))
+		}
+		for i, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
+			if got := s.attempts[i+1].Sub(s.attempts[i]); got != want {
+				t.Errorf("pause %d is %v, want %v", i, got, want)
+			}
+		}
+		if got := s.messages(t, "FailedScheduling"); len(got) == 0 || got[0] != "binding rejected: the API is not well" {
+			t.Errorf("said %q", got)
+		}
+	})
+}
+
+// TestLeavesOthersAlone: another scheduler's Pods, gated ones, and those that
+// are going.
+func TestLeavesOthersAlone(t *testing.T) {
+	play(t, func(s *stage) {
+		s.nodes.h.OnAdd(testNode("n", 1000), false)
+		s.create(t, testPod("other", 1, func(p *corev1.Pod) { p.Spec.SchedulerName = "mine" }))
+		s.create(t, testPod("going", 1, func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: time.Now()} }))
+		gated := testPod("gated", 1, func(p *corev1.Pod) { p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "g"}} })
+		s.create(t, gated)
+		for _, name := range []string{"other", "going", "gated"} {
+			if s.on(name) != "" {
+				t.Errorf("%s is on %s", name, s.on(name))
+			}
+		}
+		s.pods.h.OnUpdate(gated, testPod("gated", 1))
+		synctest.Wait()
+		if s.on("gated") != "n" {
+			t.Errorf("without its gate it is on %q", s.on("gated"))
+		}
+	})
+}
+
+// TestPriorityFirst: of those that wait, the highest takes the room.
+func TestPriorityFirst(t *testing.T) {
+	play(t, func(s *stage) {
+		priority := func(n int32) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Spec.Priority = &n } }
+		s.create(t, testPod("low", 800, priority(1)))
+		s.create(t, testPod("high", 800, priority(10)))
+		s.nodes.h.OnAdd(testNode("n", 1000), false)
+		synctest.Wait()
+		if s.on("high") != "n" || s.on("low") != "" {
+			t.Errorf("high on %q, low on %q", s.on("high"), s.on("low"))
+		}
+	})
+}
