@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package stock pins the stock Kubernetes programs the tests run: kubectl, as
-// a tool of this module. It holds no code of its own.
+// Package stock pins the stock Kubernetes that the tests compare with: kubectl,
+// as a tool of this module, and golden, which asks the API's own code.
 package stock

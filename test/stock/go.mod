@@ -1,4 +1,4 @@
-// The stock Kubernetes programs that Peapod is tested with. A module of its own,
+// The stock Kubernetes that Peapod is tested with. A module of its own,
 // so that the product's go.mod never sees k8s.io/kubernetes.
 module github.com/peapod/peapod/test/stock
 
