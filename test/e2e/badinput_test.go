@@ -190,14 +190,15 @@ func upFails(t *testing.T, dir string, flags ...string) string {
 // TestTaken: ports and folders that are in use are named, and the one who
 // came too late leaves nothing.
 func TestTaken(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp4", "0.0.0.0:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	port := fmt.Sprintf(":%d", l.Addr().(*net.TCPAddr).Port)
 	for what, flags := range map[string][]string{
-		"the API's port":  {"--listen", l.Addr().String(), "--node-listen", "127.0.0.1:25250"},
-		"the node's port": {"--listen", "127.0.0.1:25443", "--node-listen", l.Addr().String()},
+		"the API's port":  {"--listen", "127.0.0.1" + port, "--node-listen", ":25250"},
+		"the node's port": {"--listen", "127.0.0.1:25443", "--node-listen", port},
 	} {
 		dir, err := os.MkdirTemp("", "pea")
 		if err != nil {
@@ -208,14 +209,14 @@ func TestTaken(t *testing.T) {
 			t.Fatal(err)
 		}
 		out := upFails(t, x.dir, flags...)
-		if !strings.Contains(out, l.Addr().String()) || !strings.Contains(out, "address already in use") {
+		if !strings.Contains(out, port) || !strings.Contains(out, "address already in use") {
 			t.Errorf("%s taken: %s", what, out)
 		}
 		if err := x.down(); err != nil {
 			t.Errorf("%s taken: %v", what, err)
 		}
 	}
-	out := upFails(t, c.dir, "--listen", "127.0.0.1:25443", "--node-listen", "127.0.0.1:25250")
+	out := upFails(t, c.dir, "--listen", "127.0.0.1:25443", "--node-listen", ":25250")
 	if !strings.Contains(out, c.dir) || !strings.Contains(out, fmt.Sprint(c.process.Process.Pid)) {
 		t.Errorf("a folder in use is refused with: %s", out)
 	}
