@@ -134,8 +134,8 @@ func fromQuery(q url.Values, into any) error {
 
 func setField(f reflect.Value, values []string) error {
 	if f.Kind() == reflect.Pointer {
-		if t, ok := f.Interface().(*metav1.Time); ok || f.Type() == reflect.TypeFor[*metav1.Time]() {
-			t = new(metav1.Time)
+		if f.Type() == reflect.TypeFor[*metav1.Time]() {
+			t := new(metav1.Time)
 			f.Set(reflect.ValueOf(t))
 			return t.UnmarshalQueryParameter(values[0])
 		}

@@ -181,5 +181,3 @@ func (s halfStrategy) ValidateUpdate(_ context.Context, o, old runtime.Object) f
 func (s halfStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	return s.row.resets("status")
 }
-
-func noCheck(runtime.Object, runtime.Object) field.ErrorList { return nil }

@@ -48,7 +48,7 @@ func TestPKILivesOn(t *testing.T) {
 		return p
 	}
 	names := Names{Node: "n1", IPs: []net.IP{net.IPv4(10, 0, 0, 1)}}
-	p := open(names)
+	open(names)
 	first := state(t, dir)
 	if len(first) != 11 {
 		t.Errorf("%d files", len(first))
@@ -66,7 +66,7 @@ func TestPKILivesOn(t *testing.T) {
 		t.Errorf("a second start changed %v", c)
 	}
 	names.IPs = append(names.IPs, net.IPv4(10, 0, 0, 2))
-	p = open(names)
+	p := open(names)
 	if c := changed(); len(c) != 2 {
 		t.Errorf("a new address changed %v, not the two serving certificates", c)
 	}

@@ -3,7 +3,6 @@
 package image
 
 import (
-	"archive/tar"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,8 +24,6 @@ import (
 )
 
 func file(name, content string) registry.Entry { return registry.File(name, content) }
-
-func entry(h tar.Header) registry.Entry { return registry.Entry{Header: h} }
 
 // noise is content that does not compress.
 func noise(n int) string {

@@ -4,7 +4,6 @@ package node
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"time"
 
@@ -226,16 +225,6 @@ func (x *actor) callOff() {
 	for _, cancel := range x.jobs {
 		cancel()
 	}
-}
-
-// preparing: a job that makes or removes something is still under way.
-func (x *actor) preparing() bool {
-	for name := range x.jobs {
-		if !strings.HasPrefix(name, stopJob) {
-			return true
-		}
-	}
-	return false
 }
 
 func key(p *corev1.Pod) string { return p.Namespace + "/" + p.Name }
