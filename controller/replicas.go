@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/bits"
 	"slices"
 	"strconv"
 	"sync"
@@ -187,7 +188,7 @@ func (r *replicas) manage(ctx context.Context, owner client.Object, template *co
 	if surplus <= 0 {
 		return nil
 	}
-	rank(active)
+	rank(active, time.Now())
 	var errs []error
 	for _, p := range active[:surplus] {
 		r.seen.note(&r.seen.removed, owner.GetUID(), p.UID)
@@ -240,34 +241,68 @@ func (r *replicas) create(ctx context.Context, owner client.Object, template *co
 }
 
 // rank puts first what is missed least when Pods are removed: not assigned,
-// pending, not ready, low deletion cost, then the younger and the restless.
-func rank(list []*corev1.Pod) {
-	flag := func(b bool) int {
-		if b {
-			return 1
-		}
-		return 0
-	}
-	cost := func(p *corev1.Pod) int {
-		n, err := strconv.Atoi(p.Annotations[corev1.PodDeletionCost])
-		if err != nil {
-			return 0
-		}
-		return n
-	}
-	restarts := func(p *corev1.Pod) (n int32) {
-		for _, c := range p.Status.ContainerStatuses {
-			n = max(n, c.RestartCount)
-		}
-		return n
+// pending, not ready, low deletion cost (KEP-2255), with most of its kind on
+// the same node, ready for less long, the restless, then the younger. Times are
+// told apart by their order of magnitude only (KEP-2185), so that a node does
+// not lose all it has because it was filled a moment later.
+func rank(list []*corev1.Pod, now time.Time) {
+	onNode := map[string]int{}
+	for _, p := range list {
+		onNode[p.Spec.NodeName]++
 	}
 	phase := map[corev1.PodPhase]int{corev1.PodPending: 0, corev1.PodUnknown: 1, corev1.PodRunning: 2}
 	slices.SortStableFunc(list, func(a, b *corev1.Pod) int {
 		return cmp.Or(
-			flag(a.Spec.NodeName != "")-flag(b.Spec.NodeName != ""), phase[a.Status.Phase]-phase[b.Status.Phase],
-			flag(pod.Ready(a))-flag(pod.Ready(b)), cmp.Compare(cost(a), cost(b)),
-			int(restarts(b)-restarts(a)), b.CreationTimestamp.Compare(a.CreationTimestamp.Time))
+			order(a.Spec.NodeName != "", b.Spec.NodeName != ""), phase[a.Status.Phase]-phase[b.Status.Phase],
+			order(pod.Ready(a), pod.Ready(b)), cmp.Compare(deletionCost(a), deletionCost(b)),
+			onNode[b.Spec.NodeName]-onNode[a.Spec.NodeName],
+			cmp.Compare(magnitude(now, readySince(a)), magnitude(now, readySince(b))),
+			int(restarts(b)-restarts(a)),
+			cmp.Compare(magnitude(now, a.CreationTimestamp.Time), magnitude(now, b.CreationTimestamp.Time)),
+			cmp.Compare(a.UID, b.UID))
 	})
+}
+
+// order puts false before true.
+func order(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+func deletionCost(p *corev1.Pod) int {
+	n, err := strconv.Atoi(p.Annotations[corev1.PodDeletionCost])
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func restarts(p *corev1.Pod) (n int32) {
+	for _, c := range p.Status.ContainerStatuses {
+		n = max(n, c.RestartCount)
+	}
+	return n
+}
+
+func readySince(p *corev1.Pod) time.Time {
+	if c := pod.Condition(&p.Status, corev1.PodReady); c != nil && c.Status == corev1.ConditionTrue {
+		return c.LastTransitionTime.Time
+	}
+	return time.Time{}
+}
+
+// magnitude is the power of two of an age in nanoseconds; no time is the
+// youngest.
+func magnitude(now, t time.Time) int {
+	if t.IsZero() {
+		return -1
+	}
+	return bits.Len64(uint64(max(now.Sub(t), 0)))
 }
 
 // count fills in the status, and says when the next Pod becomes available.

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+
+// replica is a Pod that has run and been ready for an hour.
+func replica(name string, change ...func(*corev1.Pod)) *corev1.Pod {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name), CreationTimestamp: metav1.NewTime(noon.Add(-2 * time.Hour))}}
+	p.Spec.NodeName = "node-of-" + name
+	p.Status.Phase = corev1.PodRunning
+	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(noon.Add(-time.Hour))}}
+	for _, f := range change {
+		f(p)
+	}
+	return p
+}
+
+// TestRank: the order in which Pods are given up, each before all below it.
+func TestRank(t *testing.T) {
+	unready := func(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse }
+	costs := func(n string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.PodDeletionCost: n} }
+	}
+	want := []*corev1.Pod{
+		replica("unassigned", unready, func(p *corev1.Pod) { p.Spec.NodeName, p.Status.Phase = "", corev1.PodPending }),
+		replica("pending", unready, func(p *corev1.Pod) { p.Status.Phase = corev1.PodPending }),
+		replica("unknown", func(p *corev1.Pod) { p.Status.Phase = corev1.PodUnknown }),
+		replica("unready", unready),
+		replica("cheap", costs("-5")),
+		replica("crowded1", func(p *corev1.Pod) { p.Spec.NodeName = "crowd" }),
+		replica("crowded2", func(p *corev1.Pod) { p.Spec.NodeName = "crowd" }),
+		replica("lately ready", func(p *corev1.Pod) {
+			p.Status.Conditions[0].LastTransitionTime = metav1.NewTime(noon.Add(-time.Minute))
+		}),
+		replica("restless", func(p *corev1.Pod) { p.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: 3}} }),
+		replica("z plain"),
+		replica("a older", func(p *corev1.Pod) { p.CreationTimestamp = metav1.NewTime(noon.Add(-24 * time.Hour)) }),
+		replica("dear", costs("5")),
+	}
+	for i := range 50 {
+		got := slices.Clone(want)
+		r := rand.New(rand.NewPCG(uint64(i), 1))
+		r.Shuffle(len(got), func(a, b int) { got[a], got[b] = got[b], got[a] })
+		rank(got, noon)
+		for k := range want {
+			if got[k] != want[k] {
+				t.Fatalf("shuffle %d, place %d: %s, want %s", i, k, got[k].Name, want[k].Name)
+			}
+		}
+	}
+}
+
+// TestSlowStart: batches of 1, 2, 4; none after one that failed.
+func TestSlowStart(t *testing.T) {
+	for _, x := range []struct{ n, failFrom, calls int }{{0, 100, 0}, {1, 100, 1}, {10, 100, 10}, {100, 1, 1}, {100, 3, 3}, {100, 4, 7}} {
+		var calls atomic.Int32
+		err := (&replicas{}).slowStart(x.n, func() error {
+			if n := calls.Add(1); int(n) >= x.failFrom {
+				return errors.New("no")
+			}
+			return nil
+		})
+		if int(calls.Load()) != x.calls || (err != nil) != (x.failFrom <= x.n) {
+			t.Errorf("%d wanted, failing from %d: %d calls, %v", x.n, x.failFrom, calls.Load(), err)
+		}
+	}
+}
+
+// TestExpectations: nothing is settled until the cache shows what was done.
+func TestExpectations(t *testing.T) {
+	var e expectations
+	listed := map[types.UID]*corev1.Pod{}
+	if !e.fulfilled("rs", listed) {
+		t.Error("nothing done is not settled")
+	}
+	e.note(&e.created, "rs", "a")
+	e.note(&e.created, "rs", "b")
+	e.note(&e.created, "other", "c")
+	if e.fulfilled("rs", listed) {
+		t.Error("settled before the cache shows a Pod")
+	}
+	listed["a"] = replica("a")
+	if e.fulfilled("rs", listed) {
+		t.Error("settled before the cache shows all")
+	}
+	e.podGone("rs", "b") // removed before it was ever listed
+	if !e.fulfilled("rs", listed) {
+		t.Error("a Pod that came and went is awaited for ever")
+	}
+	e.note(&e.removed, "rs", "a")
+	if e.fulfilled("rs", listed) {
+		t.Error("settled while a removed Pod looks alive")
+	}
+	listed["a"].DeletionTimestamp = &metav1.Time{Time: noon}
+	if !e.fulfilled("rs", listed) {
+		t.Error("a Pod that is going is still awaited")
+	}
+	e.forget("other")
+	if !e.fulfilled("other", listed) {
+		t.Error("what was forgotten is awaited")
+	}
+}
+
+func TestCount(t *testing.T) {
+	var c counts
+	now := time.Now()
+	since := func(d time.Duration) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Labels = map[string]string{"app": "web", "extra": "x"}
+			p.Status.Conditions[0].LastTransitionTime = metav1.NewTime(now.Add(-d))
+		}
+	}
+	template := &corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web"}}}
+	after := (&replicas{}).count(&c, []*corev1.Pod{
+		replica("long", since(time.Hour)), replica("lately", since(10*time.Second)),
+		replica("not", since(time.Hour), func(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse }),
+		replica("relabelled", since(time.Hour), func(p *corev1.Pod) { p.Labels = nil }),
+	}, template, 30)
+	if got := fmt.Sprint(c.total, c.labeled, c.ready, c.available); got != "4 3 3 2" {
+		t.Errorf("total, labelled, ready, available: %s", got)
+	}
+	if after <= 15*time.Second || after > 20*time.Second {
+		t.Errorf("the next is available after %v, want just below 20 s", after)
+	}
+}
