@@ -86,6 +86,13 @@ func (e *expectations) forget(owner types.UID) {
 	delete(e.removed, owner)
 }
 
+// drop takes back that a Pod is being removed: it could not be.
+func (e *expectations) drop(owner, uid types.UID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.removed[owner], uid)
+}
+
 // podGone takes a created Pod off that was removed before it was ever listed.
 func (e *expectations) podGone(owner, uid types.UID) {
 	e.mu.Lock()
@@ -193,7 +200,7 @@ func (r *replicas) manage(ctx context.Context, owner client.Object, template *co
 	for _, p := range active[:surplus] {
 		r.seen.note(&r.seen.removed, owner.GetUID(), p.UID)
 		if err := r.client.Delete(ctx, p, client.Preconditions{UID: &p.UID}); err != nil {
-			r.seen.forget(owner.GetUID())
+			r.seen.drop(owner.GetUID(), p.UID)
 			if !apierrors.IsNotFound(err) {
 				r.events.Eventf(owner, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
 				errs = append(errs, err)

@@ -129,8 +129,10 @@ func (s *Scheduler) follow() error {
 				o = gone.Obj
 			}
 			if n, ok := o.(*corev1.Node); ok {
+				// Its Pods are still bound to the name: a node that comes back
+				// under it has their load.
 				s.mu.Lock()
-				delete(s.nodes, n.Name)
+				s.node(n.Name).node = nil
 				s.mu.Unlock()
 			}
 		},
