@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -116,7 +117,7 @@ func judge(t *testing.T, differences []string, open map[string]bool) {
 // compare returns what differs from Kubernetes.
 func compare(t *testing.T, c answer) (out []string) {
 	differ := func(what string, want, got any) {
-		if d := cmp.Diff(want, got); d != "" {
+		if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
 			out = append(out, what+" differ from Kubernetes (-want +got):\n"+d)
 		}
 	}

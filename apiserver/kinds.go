@@ -190,8 +190,7 @@ func (s *Server) finalizeStore(main *registry.Store) rest.Storage {
 			o.(*corev1.Namespace).Status = old.(*corev1.Namespace).Status
 		},
 		check: func(o, old runtime.Object) field.ErrorList {
-			n := o.(*corev1.Namespace)
-			return append(validation.NamespaceUpdate(n, old.(*corev1.Namespace)), validation.Namespace(n)...)
+			return validation.NamespaceFinalizeUpdate(o.(*corev1.Namespace), old.(*corev1.Namespace))
 		},
 	}
 	part.UpdateStrategy, part.ResetFieldsStrategy = u, u
