@@ -79,7 +79,10 @@ func of[T any](r rules[T]) kind {
 			if len(errs) == 0 {
 				errs = r.common(o, nil)
 			}
-			return texts(errs), r.warnings(r.warn, o.(*T), nil)
+			if len(errs) > 0 {
+				return texts(errs), nil
+			}
+			return nil, r.warnings(r.warn, o.(*T), nil)
 		},
 		update: func(t *testing.T, sub string, o, old any) ([]string, []string) {
 			p, was := o.(*T), old.(*T)
@@ -93,7 +96,10 @@ func of[T any](r rules[T]) kind {
 			if half.prepare != nil {
 				half.prepare(p, was)
 			}
-			return texts(append(r.common(o, old), half.check(p, was)...)), r.warnings(half.warn, p, was)
+			if errs := append(r.common(o, old), half.check(p, was)...); len(errs) > 0 {
+				return texts(errs), nil
+			}
+			return nil, r.warnings(half.warn, p, was)
 		},
 	}
 }
@@ -147,7 +153,7 @@ func kinds() map[string]kind {
 		}),
 		"Node": of(rules[corev1.Node]{cluster: true, defaults: defaults.Node, check: validation.Node, change: validation.NodeUpdate, warn: validation.NodeWarnings, columns: table.Node(),
 			parts: map[string]part[corev1.Node]{"status": {check: validation.NodeUpdate}}}),
-		"Namespace": of(rules[corev1.Namespace]{cluster: true, defaults: defaults.Namespace, check: validation.Namespace, change: validation.NamespaceUpdate, columns: table.Namespace(),
+		"Namespace": of(rules[corev1.Namespace]{cluster: true, defaults: defaults.Namespace, prepare: defaults.PrepareNamespace, check: validation.Namespace, change: validation.NamespaceUpdate, columns: table.Namespace(),
 			parts: map[string]part[corev1.Namespace]{"status": {check: validation.NamespaceStatusUpdate}, "finalize": {check: validation.NamespaceFinalizeUpdate}}}),
 		"ConfigMap":      of(rules[corev1.ConfigMap]{defaults: defaults.ConfigMap, check: validation.ConfigMap, change: validation.ConfigMapUpdate, columns: table.ConfigMap()}),
 		"Secret":         of(rules[corev1.Secret]{defaults: defaults.Secret, check: validation.Secret, change: validation.SecretUpdate, warn: validation.SecretWarnings, columns: table.Secret()}),
@@ -174,8 +180,8 @@ func otherKinds() map[string]kind {
 			defaults: defaults.ReplicaSet, check: validation.ReplicaSet, change: validation.ReplicaSetUpdate, prepare: func(r, _ *appsv1.ReplicaSet) { defaults.PreparePodTemplate(&r.Spec.Template) }, warn: validation.ReplicaSetWarnings, columns: table.ReplicaSet(),
 			parts: map[string]part[appsv1.ReplicaSet]{"status": {check: validation.ReplicaSetStatusUpdate}},
 		}),
-		"Lease":              of(rules[coordinationv1.Lease]{check: validation.Lease, change: validation.LeaseUpdate, columns: table.Lease()}),
-		"EndpointSlice":      of(rules[discoveryv1.EndpointSlice]{defaults: defaults.EndpointSlice, check: validation.EndpointSlice, change: validation.EndpointSliceUpdate, warn: validation.EndpointSliceWarnings, columns: table.EndpointSlice()}),
+		"Lease":              of(rules[coordinationv1.Lease]{prepare: defaults.PrepareLease, check: validation.Lease, change: validation.LeaseUpdate, columns: table.Lease()}),
+		"EndpointSlice":      of(rules[discoveryv1.EndpointSlice]{defaults: defaults.EndpointSlice, prepare: defaults.PrepareEndpointSlice, check: validation.EndpointSlice, change: validation.EndpointSliceUpdate, warn: validation.EndpointSliceWarnings, columns: table.EndpointSlice()}),
 		"PriorityClass":      of(rules[schedulingv1.PriorityClass]{cluster: true, defaults: defaults.PriorityClass, check: validation.PriorityClass, change: validation.PriorityClassUpdate, columns: table.PriorityClass()}),
 		"RuntimeClass":       of(rules[nodev1.RuntimeClass]{cluster: true, defaults: defaults.RuntimeClass, check: validation.RuntimeClass, change: validation.RuntimeClassUpdate, warn: validation.RuntimeClassWarnings, columns: table.RuntimeClass()}),
 		"Role":               of(rules[rbacv1.Role]{check: validation.Role, change: validation.RoleUpdate, columns: table.Role()}),

@@ -110,10 +110,14 @@ func (s *Server) clusterRows() []*row {
 	rows := []*row{
 		resource[discoveryv1.EndpointSlice, discoveryv1.EndpointSliceList](discoveryv1.SchemeGroupVersion, "EndpointSlice", "endpointslices", "endpointslice", hooks[discoveryv1.EndpointSlice]{
 			Defaults: defaults.EndpointSlice, Validate: validation.EndpointSlice, ValidateUpdate: validation.EndpointSliceUpdate, Warn: warn(validation.EndpointSliceWarnings), Columns: table.EndpointSlice(),
-			Prepare: func(_ context.Context, e, old *discoveryv1.EndpointSlice) { e.Generation = sliceGeneration(e, old) },
+			Prepare: func(_ context.Context, e, old *discoveryv1.EndpointSlice) {
+				e.Generation = sliceGeneration(e, old)
+				defaults.PrepareEndpointSlice(e, old)
+			},
 		}),
 		resource[coordinationv1.Lease, coordinationv1.LeaseList](coordinationv1.SchemeGroupVersion, "Lease", "leases", "lease", hooks[coordinationv1.Lease]{
 			Validate: validation.Lease, ValidateUpdate: validation.LeaseUpdate, Columns: table.Lease(),
+			Prepare: func(_ context.Context, l, old *coordinationv1.Lease) { defaults.PrepareLease(l, old) },
 		}, upsertable, strictUpdate, withoutGeneration),
 		resource[nodev1.RuntimeClass, nodev1.RuntimeClassList](nodev1.SchemeGroupVersion, "RuntimeClass", "runtimeclasses", "runtimeclass", hooks[nodev1.RuntimeClass]{
 			Defaults: defaults.RuntimeClass, Validate: validation.RuntimeClass, ValidateUpdate: validation.RuntimeClassUpdate, Warn: warn(validation.RuntimeClassWarnings), Columns: table.RuntimeClass(),

@@ -14,8 +14,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// Namespace labels a namespace with its own name (KEP-2161).
+// Namespace fills in the phase, and labels a namespace with its own name
+// (KEP-2161).
 func Namespace(n *corev1.Namespace) {
+	zero(&n.Status.Phase, corev1.NamespaceActive)
 	// A generated name is not known yet; the API server labels it later.
 	if n.Name == "" {
 		return
@@ -25,9 +27,6 @@ func Namespace(n *corev1.Namespace) {
 	}
 	n.Labels[corev1.LabelMetadataName] = n.Name
 }
-
-// NamespaceStatus fills the phase.
-func NamespaceStatus(n *corev1.Namespace) { zero(&n.Status.Phase, corev1.NamespaceActive) }
 
 // Node fills in a Node: allocatable is the capacity unless said otherwise.
 func Node(n *corev1.Node) {

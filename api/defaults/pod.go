@@ -57,15 +57,9 @@ func podIPs(s *corev1.PodStatus) {
 	}
 }
 
-// PodTemplateSpec fills in the template of a workload. Requests are left to
-// the Pods made from it.
-func PodTemplateSpec(t *corev1.PodTemplateSpec) {
-	PodSpec(&t.Spec)
-	if t.Spec.HostNetwork {
-		hostPorts(t.Spec.Containers)
-		hostPorts(t.Spec.InitContainers)
-	}
-}
+// PodTemplateSpec fills in the template of a workload. Requests and host
+// ports are left to the Pods made from it.
+func PodTemplateSpec(t *corev1.PodTemplateSpec) { PodSpec(&t.Spec) }
 
 // PodSpec fills in what Pods and templates share.
 func PodSpec(s *corev1.PodSpec) {
@@ -91,10 +85,6 @@ func PodSpec(s *corev1.PodSpec) {
 	}
 	for i := range s.Volumes {
 		volume(&s.Volumes[i])
-	}
-	for i := range s.TopologySpreadConstraints {
-		set(&s.TopologySpreadConstraints[i].NodeAffinityPolicy, corev1.NodeInclusionPolicyHonor)
-		set(&s.TopologySpreadConstraints[i].NodeTaintsPolicy, corev1.NodeInclusionPolicyIgnore)
 	}
 	limits(s.Overhead)
 	if s.Resources != nil {

@@ -4,9 +4,12 @@ package defaults
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-helpers/resource"
@@ -99,6 +102,53 @@ func resized(now, was []corev1.Container) []corev1.Container {
 		out = append(out, c)
 	}
 	return out
+}
+
+// PrepareLease drops the fields of coordinated leader election, which is off
+// in Kubernetes 1.37; old is nil for a new lease.
+func PrepareLease(l, old *coordinationv1.Lease) {
+	if old == nil || old.Spec.Strategy == nil {
+		l.Spec.Strategy = nil
+	}
+	if old == nil || old.Spec.PreferredHolder == nil {
+		l.Spec.PreferredHolder = nil
+	}
+}
+
+// PrepareNamespace gives a new namespace the finalizer that its controller
+// takes away when it is empty; later only the finalize subresource changes it.
+func PrepareNamespace(n, old *corev1.Namespace) {
+	if old != nil {
+		n.Spec.Finalizers, n.Status = old.Spec.Finalizers, old.Status
+		return
+	}
+	n.Status = corev1.NamespaceStatus{Phase: corev1.NamespaceActive}
+	if !slices.Contains(n.Spec.Finalizers, corev1.FinalizerKubernetes) {
+		n.Spec.Finalizers = append(n.Spec.Finalizers, corev1.FinalizerKubernetes)
+	}
+}
+
+// PrepareEndpointSlice drops the topology of the first versions, which may
+// only stay where it was; the node's name moves to its field.
+func PrepareEndpointSlice(s, old *discoveryv1.EndpointSlice) {
+	known := map[string]bool{}
+	if old != nil {
+		if equality.Semantic.DeepEqual(old.Endpoints, s.Endpoints) {
+			return
+		}
+		for _, e := range old.Endpoints {
+			if n := e.DeprecatedTopology[corev1.LabelHostname]; n != "" {
+				known[n] = true
+			}
+		}
+	}
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		if n := e.DeprecatedTopology[corev1.LabelHostname]; e.NodeName == nil && known[n] {
+			e.NodeName = &n
+		}
+		e.DeprecatedTopology = nil
+	}
 }
 
 // dropAlpha takes away fields whose features are alpha in Kubernetes 1.37, or

@@ -23,11 +23,35 @@ const immutable = apivalidation.FieldImmutableErrorMsg
 var metadata = field.NewPath("metadata")
 
 func meta(m *metav1.ObjectMeta, namespaced bool, name apivalidation.ValidateNameFunc) field.ErrorList {
-	return apivalidation.ValidateObjectMeta(m, namespaced, name, metadata)
+	return append(apivalidation.ValidateObjectMeta(m, namespaced, name, metadata), metaFinalizers(m)...)
 }
 
 func metaUpdate(m, old *metav1.ObjectMeta) field.ErrorList {
-	return apivalidation.ValidateObjectMetaUpdate(m, old, metadata)
+	return append(apivalidation.ValidateObjectMetaUpdate(m, old, metadata), metaFinalizers(m)...)
+}
+
+// plainMeta is meta for the kinds that came without rules for finalizers.
+func plainMeta(m *metav1.ObjectMeta, namespaced bool) field.ErrorList {
+	return apivalidation.ValidateObjectMeta(m, namespaced, apivalidation.NameIsDNSSubdomain, metadata)
+}
+
+func metaFinalizers(m *metav1.ObjectMeta) (errs field.ErrorList) {
+	for i, f := range m.Finalizers {
+		errs = append(errs, ownedFinalizer(f, metadata.Child("finalizers").Index(i))...)
+	}
+	return errs
+}
+
+// ownedFinalizer: the name says whose it is, unless Kubernetes knows it.
+func ownedFinalizer(name string, at *field.Path) field.ErrorList {
+	switch name {
+	case string(corev1.FinalizerKubernetes), metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents:
+		return nil
+	}
+	if strings.Contains(name, "/") {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(at, name, "name is neither a standard finalizer name nor is it fully qualified")}
 }
 
 // oneOf refuses a value outside a set, naming the values in the order given.
@@ -157,6 +181,15 @@ func reported(errs, declared field.ErrorList) field.ErrorList { return append(er
 
 // matches compiles the pattern each time: few objects have such fields.
 func matches(pattern, s string) bool { return regexp.MustCompile(pattern).MatchString(s) }
+
+// declaredKept is what the rules of the types say of a field that changed and
+// may not: they do not show its value.
+func declaredKept(changed bool, at *field.Path) field.ErrorList {
+	if !changed {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(at, nil, immutable)}
+}
 
 func yes(b *bool) bool { return b != nil && *b }
 

@@ -148,12 +148,12 @@ func NodeWarnings(n, _ *corev1.Node) []string {
 
 // Lease checks a lease.
 func Lease(l *coordinationv1.Lease) field.ErrorList {
-	return append(meta(&l.ObjectMeta, true, apivalidation.NameIsDNSSubdomain), leaseSpec(&l.Spec, field.NewPath("spec"))...)
+	return append(plainMeta(&l.ObjectMeta, true), leaseSpec(&l.Spec, field.NewPath("spec"))...)
 }
 
 // LeaseUpdate checks a change.
 func LeaseUpdate(l, old *coordinationv1.Lease) field.ErrorList {
-	return append(metaUpdate(&l.ObjectMeta, &old.ObjectMeta), leaseSpec(&l.Spec, field.NewPath("spec"))...)
+	return append(apivalidation.ValidateObjectMetaUpdate(&l.ObjectMeta, &old.ObjectMeta, metadata), leaseSpec(&l.Spec, field.NewPath("spec"))...)
 }
 
 func leaseSpec(s *coordinationv1.LeaseSpec, at *field.Path) (errs field.ErrorList) {
@@ -223,7 +223,7 @@ func PriorityClassUpdate(p, old *schedulingv1.PriorityClass) field.ErrorList {
 
 // RuntimeClass checks a class.
 func RuntimeClass(r *nodev1.RuntimeClass) field.ErrorList {
-	errs := meta(&r.ObjectMeta, false, apivalidation.NameIsDNSSubdomain)
+	errs := plainMeta(&r.ObjectMeta, false)
 	declared := requiredAnd(r.Handler, field.NewPath("handler"), whole(apivalidation.NameIsDNSLabel))
 	if r.Overhead != nil {
 		c := &context{spec: &corev1.PodSpec{}}
@@ -248,8 +248,8 @@ func RuntimeClass(r *nodev1.RuntimeClass) field.ErrorList {
 // RuntimeClassUpdate checks a change; the handler stays.
 func RuntimeClassUpdate(r, old *nodev1.RuntimeClass) field.ErrorList {
 	errs := RuntimeClass(r)
-	errs = append(errs, metaUpdate(&r.ObjectMeta, &old.ObjectMeta)...)
-	return append(errs, apivalidation.ValidateImmutableField(r.Handler, old.Handler, field.NewPath("handler"))...)
+	errs = append(errs, apivalidation.ValidateObjectMetaUpdate(&r.ObjectMeta, &old.ObjectMeta, metadata)...)
+	return append(errs, declaredKept(r.Handler != old.Handler, field.NewPath("handler"))...)
 }
 
 // RuntimeClassWarnings are the notes on old labels of nodes.

@@ -4,7 +4,9 @@ package validation
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -247,7 +249,10 @@ func hostPorts(k *corev1.Container, taken *unique, at *field.Path) (errs field.E
 }
 
 func (c *context) mounts(k *corev1.Container, at *field.Path) (errs field.ErrorList) {
-	points := &unique{}
+	points, devices := &unique{}, map[string]string{} // of a device that is there twice, the last path counts
+	for _, d := range k.VolumeDevices {
+		devices[d.Name] = d.DevicePath
+	}
 	for i, m := range k.VolumeMounts {
 		p := at.Index(i)
 		errs = append(errs, required(m.Name, p.Child("name"))...)
@@ -258,14 +263,10 @@ func (c *context) mounts(k *corev1.Container, at *field.Path) (errs field.ErrorL
 		if points.again(m.MountPath) {
 			errs = append(errs, field.Invalid(p.Child("mountPath"), m.MountPath, "must be unique"))
 		}
-		byName, byPath := false, false
-		for _, d := range k.VolumeDevices {
-			byName, byPath = byName || d.Name == m.Name, byPath || d.DevicePath == m.MountPath
-		}
-		if byName {
+		if _, both := devices[m.Name]; both {
 			errs = append(errs, field.Invalid(p.Child("name"), m.Name, "must not already exist in volumeDevices"))
 		}
-		if byPath {
+		if slices.Contains(slices.Collect(maps.Values(devices)), m.MountPath) {
 			errs = append(errs, field.Invalid(p.Child("mountPath"), m.MountPath, "must not already exist as a path in volumeDevices"))
 		}
 		if m.SubPath != "" {
@@ -307,7 +308,10 @@ func propagation(k *corev1.Container, m corev1.VolumeMount, at *field.Path) (err
 
 // devices are volumes that a container sees as block devices.
 func (c *context) devices(k *corev1.Container, at *field.Path) (errs field.ErrorList) {
-	names, paths := &unique{}, &unique{}
+	names, paths, mounts := &unique{}, &unique{}, map[string]string{}
+	for _, m := range k.VolumeMounts {
+		mounts[m.Name] = m.MountPath
+	}
 	for i, d := range k.VolumeDevices {
 		p := at.Index(i)
 		errs = append(errs, required(d.Name, p.Child("name"))...)
@@ -328,14 +332,10 @@ func (c *context) devices(k *corev1.Container, at *field.Path) (errs field.Error
 		} else {
 			paths.again(d.DevicePath)
 		}
-		byName, byPath := false, false
-		for _, m := range k.VolumeMounts {
-			byName, byPath = byName || m.Name == d.Name, byPath || m.MountPath == d.DevicePath
-		}
-		if byName {
+		if _, both := mounts[d.Name]; both {
 			errs = append(errs, field.Invalid(p.Child("name"), d.Name, "must not already exist in volumeMounts"))
 		}
-		if byPath {
+		if slices.Contains(slices.Collect(maps.Values(mounts)), d.DevicePath) {
 			errs = append(errs, field.Invalid(p.Child("devicePath"), d.DevicePath, "must not already exist as a path in volumeMounts"))
 		}
 	}

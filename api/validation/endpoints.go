@@ -127,7 +127,7 @@ func EndpointSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
 // EndpointSliceUpdate checks a change; the type of addresses stays.
 func EndpointSliceUpdate(s, old *discoveryv1.EndpointSlice) field.ErrorList {
 	errs, declared := endpointSlice(s, old)
-	kept := apivalidation.ValidateImmutableField(s.AddressType, old.AddressType, field.NewPath("addressType"))
+	kept := declaredKept(s.AddressType != old.AddressType, field.NewPath("addressType"))
 	return reported(errs, append(kept, declared...))
 }
 

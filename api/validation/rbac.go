@@ -111,6 +111,9 @@ func ClusterRoleBinding(b *rbacv1.ClusterRoleBinding) field.ErrorList {
 
 func binding(ref rbacv1.RoleRef, subjects []rbacv1.Subject, namespaced bool) (errs, declared field.ErrorList) {
 	at := field.NewPath("roleRef")
+	for i, s := range subjects {
+		declared = append(declared, required(s.Name, field.NewPath("subjects").Index(i).Child("name"))...)
+	}
 	errs = append(errs, supported(ref.APIGroup, at.Child("apiGroup"), rbacv1.GroupName)...)
 	kinds := []string{"ClusterRole"}
 	if namespaced {
@@ -124,7 +127,6 @@ func binding(ref rbacv1.RoleRef, subjects []rbacv1.Subject, namespaced bool) (er
 	}
 	for i, s := range subjects {
 		p := field.NewPath("subjects").Index(i)
-		declared = append(declared, required(s.Name, p.Child("name"))...)
 		switch s.Kind {
 		case rbacv1.ServiceAccountKind:
 			errs = append(errs, ifSet(s.Name, p.Child("name"), whole(apivalidation.ValidateServiceAccountName))...)

@@ -10,7 +10,6 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"reflect"
-	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -29,11 +28,7 @@ func Namespace(n *corev1.Namespace) field.ErrorList {
 }
 
 func finalizer(name string, at *field.Path) field.ErrorList {
-	errs := apivalidation.ValidateFinalizerName(name, at)
-	if !strings.Contains(name, "/") && name != string(corev1.FinalizerKubernetes) && name != "orphan" && name != "foregroundDeletion" {
-		errs = append(errs, field.Invalid(at, name, "name is neither a standard finalizer name nor is it fully qualified"))
-	}
-	return errs
+	return append(apivalidation.ValidateFinalizerName(name, at), ownedFinalizer(name, at)...)
 }
 
 // NamespaceUpdate checks a change of a namespace.
