@@ -13,6 +13,8 @@ import (
 	nodev1 "k8s.io/api/node/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -33,6 +35,7 @@ type kind struct {
 
 // rules are the typed functions of a kind. All but the columns may be nil.
 type rules[T any] struct {
+	cluster  bool // not namespaced
 	defaults func(*T)
 	prepare  func(p, old *T) // beside the reset of the status
 	check    func(*T) field.ErrorList
@@ -72,7 +75,14 @@ func of[T any](r rules[T]) kind {
 			if r.prepare != nil {
 				r.prepare(o.(*T), nil)
 			}
-			return texts(r.check(o.(*T))), r.warnings(r.warn, o.(*T), nil)
+			errs := r.check(o.(*T))
+			if len(errs) == 0 {
+				errs = r.common(o, nil)
+			}
+			if len(errs) > 0 {
+				return texts(errs), nil
+			}
+			return nil, r.warnings(r.warn, o.(*T), nil)
 		},
 		update: func(t *testing.T, sub string, o, old any) ([]string, []string) {
 			p, was := o.(*T), old.(*T)
@@ -86,9 +96,28 @@ func of[T any](r rules[T]) kind {
 			if half.prepare != nil {
 				half.prepare(p, was)
 			}
-			return texts(half.check(p, was)), r.warnings(half.warn, p, was)
+			if errs := append(r.common(o, old), half.check(p, was)...); len(errs) > 0 {
+				return texts(errs), nil
+			}
+			return nil, r.warnings(half.warn, p, was)
 		},
 	}
+}
+
+// common is what the API library itself checks of every kind: after the kind's
+// own rules for a new object, before them for a change.
+func (r rules[T]) common(o, old any) field.ErrorList {
+	at := field.NewPath("metadata")
+	errs := apivalidation.ValidateObjectMetaAccessor(o.(metav1.Object), !r.cluster, func(name string, prefix bool) []string {
+		if prefix {
+			return content.IsPathSegmentPrefix(name)
+		}
+		return content.IsPathSegmentName(name)
+	}, at)
+	if old != nil {
+		errs = append(errs, apivalidation.ValidateObjectMetaAccessorUpdate(o.(metav1.Object), old.(metav1.Object), at)...)
+	}
+	return errs
 }
 
 func (r rules[T]) applyDefaults(o *T) {
@@ -104,54 +133,60 @@ func (r rules[T]) warnings(f func(p, old *T) []string, p, old *T) []string {
 	return f(p, old)
 }
 
+// texts shows each error once, as the API library does.
 func texts(errs field.ErrorList) (out []string) {
-	for _, e := range errs {
+	for _, e := range errs.Filter(func(error) bool { return false }) {
 		out = append(out, e.Error())
 	}
 	return out
 }
 
 func kinds() map[string]kind {
-	return map[string]kind{
+	out := map[string]kind{
 		"Pod": of(rules[corev1.Pod]{
-			defaults: defaults.Pod, check: validation.Pod, change: validation.PodUpdate, warn: validation.PodWarnings, columns: table.Pod(),
+			defaults: defaults.Pod, prepare: func(p, old *corev1.Pod) { defaults.PreparePod(p, old) }, check: validation.Pod, change: validation.PodUpdate, warn: validation.PodWarnings, columns: table.Pod(),
 			parts: map[string]part[corev1.Pod]{
-				"status":              {check: validation.PodStatusUpdate},
-				"resize":              {check: validation.PodResize},
-				"ephemeralcontainers": {check: validation.PodEphemeralContainersUpdate},
+				"status":              {prepare: defaults.PreparePodStatus, check: validation.PodStatusUpdate, warn: validation.PodStatusWarnings},
+				"resize":              {prepare: defaults.PreparePodResize, check: validation.PodResize},
+				"ephemeralcontainers": {prepare: defaults.PreparePodEphemeralContainers, check: validation.PodEphemeralContainersUpdate},
 			},
 		}),
-		"Node": of(rules[corev1.Node]{defaults: defaults.Node, check: validation.Node, change: validation.NodeUpdate, columns: table.Node(),
+		"Node": of(rules[corev1.Node]{cluster: true, defaults: defaults.Node, check: validation.Node, change: validation.NodeUpdate, warn: validation.NodeWarnings, columns: table.Node(),
 			parts: map[string]part[corev1.Node]{"status": {check: validation.NodeUpdate}}}),
-		"Namespace": of(rules[corev1.Namespace]{defaults: defaults.Namespace, check: validation.Namespace, change: validation.NamespaceUpdate, columns: table.Namespace(),
-			parts: map[string]part[corev1.Namespace]{"status": {check: validation.NamespaceStatusUpdate}}}),
-		"ConfigMap":      of(rules[corev1.ConfigMap]{check: validation.ConfigMap, change: validation.ConfigMapUpdate, columns: table.ConfigMap()}),
-		"Secret":         of(rules[corev1.Secret]{defaults: defaults.Secret, check: validation.Secret, change: validation.SecretUpdate, columns: table.Secret()}),
-		"ServiceAccount": of(rules[corev1.ServiceAccount]{check: validation.ServiceAccount, change: changed(validation.ServiceAccount), columns: table.ServiceAccount()}),
-		"Event":          of(rules[corev1.Event]{check: validation.Event, change: changed(validation.Event), columns: table.Event()}),
-		"Service": of(rules[corev1.Service]{defaults: defaults.Service, check: validation.Service, change: validation.ServiceUpdate, columns: table.Service(),
-			parts: map[string]part[corev1.Service]{"status": {check: validation.ServiceUpdate}}}),
-		"Endpoints": of(rules[corev1.Endpoints]{defaults: defaults.Endpoints, check: validation.Endpoints, change: changed(validation.Endpoints), columns: table.Endpoints()}),
-		"ReplicationController": of(rules[corev1.ReplicationController]{
-			defaults: defaults.ReplicationController, check: validation.ReplicationController, change: validation.ReplicationControllerUpdate, columns: table.ReplicationController(),
-			parts: map[string]part[corev1.ReplicationController]{"status": {check: validation.ReplicationControllerStatusUpdate}},
-		}),
-		"PodTemplate": of(rules[corev1.PodTemplate]{defaults: defaults.PodTemplate, check: validation.PodTemplateObject, change: changed(validation.PodTemplateObject), columns: table.PodTemplate()}),
-		"ReplicaSet": of(rules[appsv1.ReplicaSet]{
-			defaults: defaults.ReplicaSet, check: validation.ReplicaSet, change: validation.ReplicaSetUpdate, columns: table.ReplicaSet(),
-			parts: map[string]part[appsv1.ReplicaSet]{"status": {check: validation.ReplicaSetStatusUpdate}},
-		}),
-		"Lease":              of(rules[coordinationv1.Lease]{check: validation.Lease, change: changed(validation.Lease), columns: table.Lease()}),
-		"EndpointSlice":      of(rules[discoveryv1.EndpointSlice]{defaults: defaults.EndpointSlice, check: validation.EndpointSlice, change: changed(validation.EndpointSlice), columns: table.EndpointSlice()}),
-		"PriorityClass":      of(rules[schedulingv1.PriorityClass]{defaults: defaults.PriorityClass, check: validation.PriorityClass, change: validation.PriorityClassUpdate, columns: table.PriorityClass()}),
-		"RuntimeClass":       of(rules[nodev1.RuntimeClass]{check: validation.RuntimeClass, change: validation.RuntimeClassUpdate, columns: table.RuntimeClass()}),
-		"Role":               of(rules[rbacv1.Role]{check: validation.Role, change: changed(validation.Role), columns: table.Role()}),
-		"ClusterRole":        of(rules[rbacv1.ClusterRole]{check: validation.ClusterRole, change: changed(validation.ClusterRole), columns: table.ClusterRole()}),
-		"RoleBinding":        of(rules[rbacv1.RoleBinding]{defaults: defaults.RoleBinding, check: validation.RoleBinding, change: validation.RoleBindingUpdate, columns: table.RoleBinding()}),
-		"ClusterRoleBinding": of(rules[rbacv1.ClusterRoleBinding]{defaults: defaults.ClusterRoleBinding, check: validation.ClusterRoleBinding, change: validation.ClusterRoleBindingUpdate, columns: table.ClusterRoleBinding()}),
+		"Namespace": of(rules[corev1.Namespace]{cluster: true, defaults: defaults.Namespace, prepare: defaults.PrepareNamespace, check: validation.Namespace, change: validation.NamespaceUpdate, columns: table.Namespace(),
+			parts: map[string]part[corev1.Namespace]{"status": {check: validation.NamespaceStatusUpdate}, "finalize": {check: validation.NamespaceFinalizeUpdate}}}),
+		"ConfigMap":      of(rules[corev1.ConfigMap]{defaults: defaults.ConfigMap, check: validation.ConfigMap, change: validation.ConfigMapUpdate, columns: table.ConfigMap()}),
+		"Secret":         of(rules[corev1.Secret]{defaults: defaults.Secret, check: validation.Secret, change: validation.SecretUpdate, warn: validation.SecretWarnings, columns: table.Secret()}),
+		"ServiceAccount": of(rules[corev1.ServiceAccount]{check: validation.ServiceAccount, change: validation.ServiceAccountUpdate, warn: validation.ServiceAccountWarnings, columns: table.ServiceAccount()}),
+		"Event":          of(rules[corev1.Event]{check: validation.Event, change: validation.EventUpdate, columns: table.Event()}),
+		"Service": of(rules[corev1.Service]{defaults: defaults.Service, check: validation.Service, change: validation.ServiceUpdate, warn: validation.ServiceWarnings, columns: table.Service(),
+			parts: map[string]part[corev1.Service]{"status": {check: validation.ServiceStatusUpdate}}}),
+		"Endpoints": of(rules[corev1.Endpoints]{defaults: defaults.Endpoints, check: validation.Endpoints, change: validation.EndpointsUpdate, warn: validation.EndpointsWarnings, columns: table.Endpoints()}),
 	}
+	for name, k := range otherKinds() {
+		out[name] = k
+	}
+	return out
 }
 
-func changed[T any](check func(*T) field.ErrorList) func(_, _ *T) field.ErrorList {
-	return func(o, _ *T) field.ErrorList { return check(o) }
+func otherKinds() map[string]kind {
+	return map[string]kind{
+		"ReplicationController": of(rules[corev1.ReplicationController]{
+			defaults: defaults.ReplicationController, check: validation.ReplicationController, change: validation.ReplicationControllerUpdate, warn: validation.ReplicationControllerWarnings, columns: table.ReplicationController(),
+			parts: map[string]part[corev1.ReplicationController]{"status": {check: validation.ReplicationControllerStatusUpdate}},
+		}),
+		"PodTemplate": of(rules[corev1.PodTemplate]{defaults: defaults.PodTemplate, check: validation.PodTemplate, change: validation.PodTemplateUpdate, warn: validation.PodTemplateWarnings, columns: table.PodTemplate()}),
+		"ReplicaSet": of(rules[appsv1.ReplicaSet]{
+			defaults: defaults.ReplicaSet, check: validation.ReplicaSet, change: validation.ReplicaSetUpdate, prepare: func(r, _ *appsv1.ReplicaSet) { defaults.PreparePodTemplate(&r.Spec.Template) }, warn: validation.ReplicaSetWarnings, columns: table.ReplicaSet(),
+			parts: map[string]part[appsv1.ReplicaSet]{"status": {check: validation.ReplicaSetStatusUpdate}},
+		}),
+		"Lease":              of(rules[coordinationv1.Lease]{prepare: defaults.PrepareLease, check: validation.Lease, change: validation.LeaseUpdate, columns: table.Lease()}),
+		"EndpointSlice":      of(rules[discoveryv1.EndpointSlice]{defaults: defaults.EndpointSlice, prepare: defaults.PrepareEndpointSlice, check: validation.EndpointSlice, change: validation.EndpointSliceUpdate, warn: validation.EndpointSliceWarnings, columns: table.EndpointSlice()}),
+		"PriorityClass":      of(rules[schedulingv1.PriorityClass]{cluster: true, defaults: defaults.PriorityClass, check: validation.PriorityClass, change: validation.PriorityClassUpdate, columns: table.PriorityClass()}),
+		"RuntimeClass":       of(rules[nodev1.RuntimeClass]{cluster: true, defaults: defaults.RuntimeClass, check: validation.RuntimeClass, change: validation.RuntimeClassUpdate, warn: validation.RuntimeClassWarnings, columns: table.RuntimeClass()}),
+		"Role":               of(rules[rbacv1.Role]{check: validation.Role, change: validation.RoleUpdate, columns: table.Role()}),
+		"ClusterRole":        of(rules[rbacv1.ClusterRole]{cluster: true, check: validation.ClusterRole, change: validation.ClusterRoleUpdate, columns: table.ClusterRole()}),
+		"RoleBinding":        of(rules[rbacv1.RoleBinding]{defaults: defaults.RoleBinding, check: validation.RoleBinding, change: validation.RoleBindingUpdate, columns: table.RoleBinding()}),
+		"ClusterRoleBinding": of(rules[rbacv1.ClusterRoleBinding]{cluster: true, defaults: defaults.ClusterRoleBinding, check: validation.ClusterRoleBinding, change: validation.ClusterRoleBindingUpdate, columns: table.ClusterRoleBinding()}),
+	}
 }

@@ -35,17 +35,8 @@ func (s *Server) namespaceRow() *row {
 	return resource[corev1.Namespace, corev1.NamespaceList](corev1.SchemeGroupVersion, "Namespace", "namespaces", "namespace", hooks[corev1.Namespace]{
 		Defaults: defaults.Namespace, Validate: validation.Namespace, ValidateUpdate: validation.NamespaceUpdate,
 		ValidateStatus: validation.NamespaceStatusUpdate, Columns: table.Namespace(),
-		Selectable: func(n *corev1.Namespace) fields.Set { return fields.Set{"status.phase": string(n.Status.Phase)} },
-		Prepare: func(_ context.Context, n, old *corev1.Namespace) {
-			if old != nil {
-				n.Spec.Finalizers, n.Status = old.Spec.Finalizers, old.Status
-				return
-			}
-			n.Status = corev1.NamespaceStatus{Phase: corev1.NamespaceActive}
-			if !slices.Contains(n.Spec.Finalizers, corev1.FinalizerKubernetes) {
-				n.Spec.Finalizers = append(n.Spec.Finalizers, corev1.FinalizerKubernetes)
-			}
-		},
+		Selectable:   func(n *corev1.Namespace) fields.Set { return fields.Set{"status.phase": string(n.Status.Phase)} },
+		Prepare:      func(_ context.Context, n, old *corev1.Namespace) { defaults.PrepareNamespace(n, old) },
 		Canonicalize: defaults.Namespace, // a generated name is known by now
 		Extend: func(_ *stores, main *registry.Store) map[string]rest.Storage {
 			return map[string]rest.Storage{"finalize": s.finalizeStore(main)}
@@ -190,8 +181,7 @@ func (s *Server) finalizeStore(main *registry.Store) rest.Storage {
 			o.(*corev1.Namespace).Status = old.(*corev1.Namespace).Status
 		},
 		check: func(o, old runtime.Object) field.ErrorList {
-			n := o.(*corev1.Namespace)
-			return append(validation.NamespaceUpdate(n, old.(*corev1.Namespace)), validation.Namespace(n)...)
+			return validation.NamespaceFinalizeUpdate(o.(*corev1.Namespace), old.(*corev1.Namespace))
 		},
 	}
 	part.UpdateStrategy, part.ResetFieldsStrategy = u, u

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,6 +21,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage/names"
+	"k8s.io/apiserver/pkg/warning"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/peapod/peapod/api/defaults"
@@ -34,7 +34,7 @@ func (s *Server) podRow() *row {
 	return resource[corev1.Pod, corev1.PodList](corev1.SchemeGroupVersion, "Pod", "pods", "pod", hooks[corev1.Pod]{
 		Defaults:       defaults.Pod,
 		Prepare:        preparePod,
-		PrepareStatus:  preparePodStatus,
+		PrepareStatus:  defaults.PreparePodStatus,
 		Validate:       validation.Pod,
 		ValidateUpdate: validation.PodUpdate,
 		ValidateStatus: validation.PodStatusUpdate,
@@ -46,11 +46,11 @@ func (s *Server) podRow() *row {
 	}, shortNames("po"), inAll, echoDeleted, indexedBy("spec.nodeName"), func(r *row) { r.notByStatus = []string{"deletionTimestamp", "ownerReferences"} })
 }
 
-func preparePod(_ context.Context, p, old *corev1.Pod) {
+func preparePod(ctx context.Context, p, old *corev1.Pod) {
+	for _, w := range defaults.PreparePod(p, old) {
+		warning.AddWarning(ctx, "", w)
+	}
 	if old != nil {
-		if p.Spec.Resources == nil { // left away by a client that does not know it
-			p.Spec.Resources = old.Spec.Resources.DeepCopy()
-		}
 		return
 	}
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: pod.QOS(p)}
@@ -59,34 +59,6 @@ func preparePod(_ context.Context, p, old *corev1.Pod) {
 			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonSchedulingGated,
 			Message: "Scheduling is blocked due to non-empty scheduling gates",
 		}}
-	}
-}
-
-// preparePodStatus keeps what a writer of the status may not change, or leaves
-// away because it does not know it.
-func preparePodStatus(p, old *corev1.Pod) {
-	p.DeletionTimestamp = nil // the library takes the stored one
-	p.OwnerReferences = old.OwnerReferences
-	if p.Status.QOSClass == "" {
-		p.Status.QOSClass = old.Status.QOSClass
-	}
-	if p.Status.ResourceClaimStatuses == nil {
-		p.Status.ResourceClaimStatuses = old.Status.ResourceClaimStatuses
-	}
-	if p.Status.ExtendedResourceClaimStatus == nil {
-		p.Status.ExtendedResourceClaimStatus = old.Status.ExtendedResourceClaimStatus
-	}
-	if p.Status.ObservedGeneration == 0 {
-		p.Status.ObservedGeneration = old.Status.ObservedGeneration
-	}
-	seen := map[corev1.PodConditionType]int64{}
-	for _, c := range slices.Backward(old.Status.Conditions) {
-		seen[c.Type] = c.ObservedGeneration
-	}
-	for i := range p.Status.Conditions {
-		if c := &p.Status.Conditions[i]; c.ObservedGeneration == 0 {
-			c.ObservedGeneration = seen[c.Type]
-		}
 	}
 }
 
@@ -138,8 +110,8 @@ func (s *Server) podSubresources(st *stores, main *registry.Store) map[string]re
 	return map[string]rest.Storage{
 		"binding":             podBinding{st},
 		"eviction":            eviction{main},
-		"ephemeralcontainers": half(keepEphemeral, validation.PodEphemeralContainersUpdate, owned("spec", "ephemeralContainers")),
-		"resize": half(keepResize, podResize,
+		"ephemeralcontainers": half(defaults.PreparePodEphemeralContainers, validation.PodEphemeralContainersUpdate, owned("spec", "ephemeralContainers")),
+		"resize": half(defaults.PreparePodResize, validation.PodResize,
 			owned("spec", "containers", each, "resources"), owned("spec", "containers", each, "resizePolicy"),
 			owned("spec", "initContainers", each, "resources"), owned("spec", "initContainers", each, "resizePolicy")),
 		"log":         podLog{s},
@@ -148,65 +120,6 @@ func (s *Server) podSubresources(st *stores, main *registry.Store) map[string]re
 		"portforward": s.podStream(&corev1.PodPortForwardOptions{}, http.MethodGet, http.MethodPost),
 		"proxy":       s.podProxy(),
 	}
-}
-
-// keepEphemeral lets only ephemeral containers through.
-func keepEphemeral(p, old *corev1.Pod) {
-	added := p.Spec.EphemeralContainers
-	p.Spec, p.Status = *old.Spec.DeepCopy(), *old.Status.DeepCopy()
-	metav1.ResetObjectMetaForStatus(p, old)
-	p.Spec.EphemeralContainers = added
-}
-
-// keepResize lets only resources and resize policies through. Containers that
-// come, go or change places are left for podResize to refuse.
-func keepResize(p, old *corev1.Pod) {
-	if !sameContainers(p, old) {
-		return
-	}
-	asked, askedInit, whole := p.Spec.Containers, p.Spec.InitContainers, p.Spec.Resources
-	p.Spec, p.Status = *old.Spec.DeepCopy(), *old.Status.DeepCopy()
-	metav1.ResetObjectMetaForStatus(p, old)
-	merge := func(into, from []corev1.Container) {
-		for i := range into {
-			into[i].Resources, into[i].ResizePolicy = from[i].Resources, from[i].ResizePolicy
-		}
-	}
-	merge(p.Spec.Containers, asked)
-	merge(p.Spec.InitContainers, askedInit)
-	if whole != nil {
-		p.Spec.Resources = whole
-	}
-}
-
-func sameContainers(p, old *corev1.Pod) bool {
-	same := func(a, b corev1.Container) bool { return a.Name == b.Name }
-	return slices.EqualFunc(p.Spec.Containers, old.Spec.Containers, same) && slices.EqualFunc(p.Spec.InitContainers, old.Spec.InitContainers, same)
-}
-
-// podResize checks what keepResize let through.
-func podResize(p, old *corev1.Pod) field.ErrorList {
-	spec := field.NewPath("spec")
-	switch {
-	case len(p.Spec.Containers) != len(old.Spec.Containers):
-		return field.ErrorList{field.Forbidden(spec.Child("containers"), "containers may not be added or removed on resize")}
-	case len(p.Spec.InitContainers) != len(old.Spec.InitContainers):
-		return field.ErrorList{field.Forbidden(spec.Child("initContainers"), "initContainers may not be added or removed on resize")}
-	}
-	var errs field.ErrorList
-	renamed := func(list, was []corev1.Container, name string) {
-		for i := range list {
-			if list[i].Name != was[i].Name {
-				errs = append(errs, field.Forbidden(spec.Child(name).Index(i).Child("name"), name+" may not be renamed or reordered on resize"))
-			}
-		}
-	}
-	renamed(p.Spec.Containers, old.Spec.Containers, "containers")
-	renamed(p.Spec.InitContainers, old.Spec.InitContainers, "initContainers")
-	if len(errs) > 0 {
-		return errs
-	}
-	return validation.PodResize(p, old)
 }
 
 // podBinding is pods/binding: the scheduler's one write.

@@ -17,7 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 
@@ -36,7 +35,7 @@ func (s *Server) resources() []*row {
 	rows := []*row{
 		s.podRow(),
 		resource[corev1.Node, corev1.NodeList](core, "Node", "nodes", "node", hooks[corev1.Node]{
-			Defaults: defaults.Node, Validate: validation.Node, ValidateUpdate: validation.NodeUpdate, Columns: table.Node(),
+			Defaults: defaults.Node, Validate: validation.Node, ValidateUpdate: validation.NodeUpdate, ValidateStatus: validation.NodeUpdate, Warn: warn(validation.NodeWarnings), Columns: table.Node(),
 			Selectable: func(n *corev1.Node) fields.Set {
 				return fields.Set{"spec.unschedulable": boolField(n.Spec.Unschedulable)}
 			},
@@ -50,31 +49,35 @@ func (s *Server) resources() []*row {
 		}, shortNames("no"), clusterScoped, withoutGeneration),
 		s.namespaceRow(),
 		resource[corev1.ConfigMap, corev1.ConfigMapList](core, "ConfigMap", "configmaps", "configmap", hooks[corev1.ConfigMap]{
-			Validate: validation.ConfigMap, ValidateUpdate: validation.ConfigMapUpdate, Columns: table.ConfigMap(),
+			Defaults: defaults.ConfigMap, Validate: validation.ConfigMap, ValidateUpdate: validation.ConfigMapUpdate, Columns: table.ConfigMap(),
 		}, shortNames("cm")),
 		resource[corev1.Secret, corev1.SecretList](core, "Secret", "secrets", "secret", hooks[corev1.Secret]{
-			Defaults: defaults.Secret, Validate: validation.Secret, ValidateUpdate: validation.SecretUpdate, Columns: table.Secret(),
-			Prepare:    func(_ context.Context, s, _ *corev1.Secret) { foldStringData(s) },
+			Defaults: defaults.Secret, Validate: validation.Secret, ValidateUpdate: validation.SecretUpdate, Warn: warn(validation.SecretWarnings), Columns: table.Secret(),
 			Selectable: func(s *corev1.Secret) fields.Set { return fields.Set{"type": string(s.Type)} },
 		}),
 		resource[corev1.ServiceAccount, corev1.ServiceAccountList](core, "ServiceAccount", "serviceaccounts", "serviceaccount", hooks[corev1.ServiceAccount]{
-			Validate: validation.ServiceAccount, ValidateUpdate: updateOf(validation.ServiceAccount), Columns: table.ServiceAccount(),
+			Validate: validation.ServiceAccount, ValidateUpdate: validation.ServiceAccountUpdate, Warn: warn(validation.ServiceAccountWarnings), Columns: table.ServiceAccount(),
 			Extend: func(_ *stores, main *registry.Store) map[string]rest.Storage {
 				return map[string]rest.Storage{"token": tokenRequest{s, main}}
 			},
 		}, shortNames("sa"), echoDeleted),
 		resource[corev1.Event, corev1.EventList](core, "Event", "events", "event", hooks[corev1.Event]{
-			Validate: validation.Event, Columns: table.Event(), Selectable: eventFields,
+			Validate: validation.Event, ValidateUpdate: validation.EventUpdate, Columns: table.Event(), Selectable: eventFields,
 		}, shortNames("ev"), upsertable, func(r *row) { r.ttl = eventTTL }),
 		s.serviceRow(),
 		resource[corev1.Endpoints, corev1.EndpointsList](core, "Endpoints", "endpoints", "endpoints", hooks[corev1.Endpoints]{
-			Defaults: defaults.Endpoints, Validate: validation.Endpoints, Columns: table.Endpoints(),
+			Defaults: defaults.Endpoints, Validate: validation.Endpoints, ValidateUpdate: validation.EndpointsUpdate, Warn: warn(validation.EndpointsWarnings), Columns: table.Endpoints(),
 		}, shortNames("ep"), upsertable),
 		resource[corev1.ReplicationController, corev1.ReplicationControllerList](core, "ReplicationController", "replicationcontrollers", "replicationcontroller", hooks[corev1.ReplicationController]{
 			Defaults: defaults.ReplicationController, Validate: validation.ReplicationController, ValidateUpdate: validation.ReplicationControllerUpdate,
-			ValidateStatus: validation.ReplicationControllerStatusUpdate, Columns: table.ReplicationController(),
+			ValidateStatus: validation.ReplicationControllerStatusUpdate, Warn: warn(validation.ReplicationControllerWarnings), Columns: table.ReplicationController(),
 			Selectable: func(r *corev1.ReplicationController) fields.Set {
 				return fields.Set{"status.replicas": itoa(r.Status.Replicas)}
+			},
+			Prepare: func(_ context.Context, r, _ *corev1.ReplicationController) {
+				if r.Spec.Template != nil {
+					defaults.PreparePodTemplate(r.Spec.Template)
+				}
 			},
 			ScaleGet: func(r *corev1.ReplicationController) (*int32, int32, *metav1.LabelSelector) {
 				return r.Spec.Replicas, r.Status.Replicas, &metav1.LabelSelector{MatchLabels: r.Spec.Selector}
@@ -82,14 +85,16 @@ func (s *Server) resources() []*row {
 			ScaleSet: func(r *corev1.ReplicationController, n int32) { r.Spec.Replicas = &n },
 		}, shortNames("rc"), inAll),
 		resource[corev1.PodTemplate, corev1.PodTemplateList](core, "PodTemplate", "podtemplates", "podtemplate", hooks[corev1.PodTemplate]{
-			Defaults: defaults.PodTemplate, Validate: validation.PodTemplateObject, Columns: table.PodTemplate(),
+			Defaults: defaults.PodTemplate, Validate: validation.PodTemplate, ValidateUpdate: validation.PodTemplateUpdate, Warn: warn(validation.PodTemplateWarnings), Columns: table.PodTemplate(),
+			Prepare: func(_ context.Context, t, _ *corev1.PodTemplate) { defaults.PreparePodTemplate(&t.Template) },
 		}, echoDeleted),
 		resource[appsv1.ReplicaSet, appsv1.ReplicaSetList](appsv1.SchemeGroupVersion, "ReplicaSet", "replicasets", "replicaset", hooks[appsv1.ReplicaSet]{
 			Defaults: defaults.ReplicaSet, Validate: validation.ReplicaSet, ValidateUpdate: validation.ReplicaSetUpdate,
-			ValidateStatus: validation.ReplicaSetStatusUpdate, Columns: table.ReplicaSet(),
+			ValidateStatus: validation.ReplicaSetStatusUpdate, Warn: warn(validation.ReplicaSetWarnings), Columns: table.ReplicaSet(),
 			Selectable: func(r *appsv1.ReplicaSet) fields.Set {
 				return fields.Set{"status.replicas": itoa(r.Status.Replicas)}
 			},
+			Prepare: func(_ context.Context, r, _ *appsv1.ReplicaSet) { defaults.PreparePodTemplate(&r.Spec.Template) },
 			ScaleGet: func(r *appsv1.ReplicaSet) (*int32, int32, *metav1.LabelSelector) {
 				return r.Spec.Replicas, r.Status.Replicas, r.Spec.Selector
 			},
@@ -104,23 +109,27 @@ func (s *Server) clusterRows() []*row {
 	rbac := rbacv1.SchemeGroupVersion
 	rows := []*row{
 		resource[discoveryv1.EndpointSlice, discoveryv1.EndpointSliceList](discoveryv1.SchemeGroupVersion, "EndpointSlice", "endpointslices", "endpointslice", hooks[discoveryv1.EndpointSlice]{
-			Defaults: defaults.EndpointSlice, Validate: validation.EndpointSlice, Columns: table.EndpointSlice(),
-			Prepare: func(_ context.Context, e, old *discoveryv1.EndpointSlice) { e.Generation = sliceGeneration(e, old) },
+			Defaults: defaults.EndpointSlice, Validate: validation.EndpointSlice, ValidateUpdate: validation.EndpointSliceUpdate, Warn: warn(validation.EndpointSliceWarnings), Columns: table.EndpointSlice(),
+			Prepare: func(_ context.Context, e, old *discoveryv1.EndpointSlice) {
+				e.Generation = sliceGeneration(e, old)
+				defaults.PrepareEndpointSlice(e, old)
+			},
 		}),
 		resource[coordinationv1.Lease, coordinationv1.LeaseList](coordinationv1.SchemeGroupVersion, "Lease", "leases", "lease", hooks[coordinationv1.Lease]{
-			Validate: validation.Lease, Columns: table.Lease(),
+			Validate: validation.Lease, ValidateUpdate: validation.LeaseUpdate, Columns: table.Lease(),
+			Prepare: func(_ context.Context, l, old *coordinationv1.Lease) { defaults.PrepareLease(l, old) },
 		}, upsertable, strictUpdate, withoutGeneration),
 		resource[nodev1.RuntimeClass, nodev1.RuntimeClassList](nodev1.SchemeGroupVersion, "RuntimeClass", "runtimeclasses", "runtimeclass", hooks[nodev1.RuntimeClass]{
-			Validate: validation.RuntimeClass, ValidateUpdate: validation.RuntimeClassUpdate, Columns: table.RuntimeClass(),
+			Defaults: defaults.RuntimeClass, Validate: validation.RuntimeClass, ValidateUpdate: validation.RuntimeClassUpdate, Warn: warn(validation.RuntimeClassWarnings), Columns: table.RuntimeClass(),
 		}, clusterScoped, upsertable, strictUpdate),
 		resource[schedulingv1.PriorityClass, schedulingv1.PriorityClassList](schedulingv1.SchemeGroupVersion, "PriorityClass", "priorityclasses", "priorityclass", hooks[schedulingv1.PriorityClass]{
 			Defaults: defaults.PriorityClass, Validate: validation.PriorityClass, ValidateUpdate: validation.PriorityClassUpdate, Columns: table.PriorityClass(),
 		}, shortNames("pc"), clusterScoped),
 		resource[rbacv1.Role, rbacv1.RoleList](rbac, "Role", "roles", "role", hooks[rbacv1.Role]{
-			Validate: validation.Role, Columns: table.Role(), Wrap: s.guardRoles,
+			Validate: validation.Role, ValidateUpdate: validation.RoleUpdate, Columns: table.Role(), Wrap: s.guardRoles,
 		}, upsertable),
 		resource[rbacv1.ClusterRole, rbacv1.ClusterRoleList](rbac, "ClusterRole", "clusterroles", "clusterrole", hooks[rbacv1.ClusterRole]{
-			Validate: validation.ClusterRole, Columns: table.ClusterRole(), Wrap: s.guardRoles,
+			Validate: validation.ClusterRole, ValidateUpdate: validation.ClusterRoleUpdate, Columns: table.ClusterRole(), Wrap: s.guardRoles,
 		}, clusterScoped, upsertable),
 		resource[rbacv1.RoleBinding, rbacv1.RoleBindingList](rbac, "RoleBinding", "rolebindings", "rolebinding", hooks[rbacv1.RoleBinding]{
 			Defaults: defaults.RoleBinding, Validate: validation.RoleBinding, ValidateUpdate: validation.RoleBindingUpdate, Columns: table.RoleBinding(), Wrap: s.guardRoles,
@@ -141,21 +150,9 @@ func virtualKinds() map[string][]runtime.Object {
 	return kinds
 }
 
-// updateOf uses the rules of a new object for a change, where a kind has none
-// of its own.
-func updateOf[T any](check func(*T) field.ErrorList) func(_, _ *T) field.ErrorList {
-	return func(o, _ *T) field.ErrorList { return check(o) }
-}
-
-// foldStringData moves the write-only convenience field into data.
-func foldStringData(s *corev1.Secret) {
-	for k, v := range s.StringData {
-		if s.Data == nil {
-			s.Data = map[string][]byte{}
-		}
-		s.Data[k] = []byte(v)
-	}
-	s.StringData = nil
+// warn are warnings that need nothing of the request.
+func warn[T any](f func(obj, old *T) []string) func(_ context.Context, obj, old *T) []string {
+	return func(_ context.Context, o, old *T) []string { return f(o, old) }
 }
 
 func eventFields(e *corev1.Event) fields.Set {

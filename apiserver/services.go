@@ -29,7 +29,7 @@ const firstNodePort, lastNodePort = 30000, 32767
 
 func (s *Server) serviceRow() *row {
 	return resource[corev1.Service, corev1.ServiceList](corev1.SchemeGroupVersion, "Service", "services", "service", hooks[corev1.Service]{
-		Defaults: defaults.Service, Validate: validation.Service, ValidateUpdate: validation.ServiceUpdate, Columns: table.Service(),
+		Defaults: defaults.Service, Validate: validation.Service, ValidateUpdate: validation.ServiceUpdate, ValidateStatus: validation.ServiceStatusUpdate, Warn: warn(validation.ServiceWarnings), Columns: table.Service(),
 		Selectable: func(v *corev1.Service) fields.Set {
 			return fields.Set{"spec.clusterIP": v.Spec.ClusterIP, "spec.type": string(v.Spec.Type)}
 		},

@@ -6,9 +6,11 @@ import (
 	"context"
 
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/operation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage/names"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
@@ -77,6 +79,18 @@ func (s strategy) ValidateUpdate(ctx context.Context, o, old runtime.Object) fie
 		return s.Validate(ctx, o)
 	}
 	return s.row.validateUpdate(ctx, o, old)
+}
+
+// ValidateDeclaratively is the API library's last word on errors. Kubernetes
+// has rules generated from its types here; ours are in api/validation. Both
+// show each error once.
+func (strategy) ValidateDeclaratively(_ context.Context, _, _ runtime.Object, errs field.ErrorList, _ operation.Type, _ rest.DeclarativeValidationConfig) field.ErrorList {
+	return errs.Filter(func(error) bool { return false })
+}
+
+// DeclarativeValidationConfig: there is nothing to configure.
+func (strategy) DeclarativeValidationConfig(context.Context, runtime.Object, runtime.Object) rest.DeclarativeValidationConfig {
+	return rest.DeclarativeValidationConfig{}
 }
 
 func (s strategy) WarningsOnCreate(ctx context.Context, o runtime.Object) []string {

@@ -8,13 +8,16 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	nodev1 "k8s.io/api/node/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// Namespace labels a namespace with its own name (KEP-2161).
+// Namespace fills in the phase, and labels a namespace with its own name
+// (KEP-2161).
 func Namespace(n *corev1.Namespace) {
+	zero(&n.Status.Phase, corev1.NamespaceActive)
 	// A generated name is not known yet; the API server labels it later.
 	if n.Name == "" {
 		return
@@ -25,9 +28,6 @@ func Namespace(n *corev1.Namespace) {
 	n.Labels[corev1.LabelMetadataName] = n.Name
 }
 
-// NamespaceStatus fills the phase.
-func NamespaceStatus(n *corev1.Namespace) { zero(&n.Status.Phase, corev1.NamespaceActive) }
-
 // Node fills in a Node: allocatable is the capacity unless said otherwise.
 func Node(n *corev1.Node) {
 	limits(n.Status.Capacity)
@@ -37,8 +37,24 @@ func Node(n *corev1.Node) {
 	}
 }
 
-// Secret fills in the type.
-func Secret(s *corev1.Secret) { zero(&s.Type, corev1.SecretTypeOpaque) }
+// ConfigMap makes the data, so that a patch finds it.
+func ConfigMap(c *corev1.ConfigMap) {
+	if c.Data == nil {
+		c.Data = map[string]string{}
+	}
+}
+
+// Secret fills in the type, and moves the write-only strings into the data.
+func Secret(s *corev1.Secret) {
+	zero(&s.Type, corev1.SecretTypeOpaque)
+	for k, v := range s.StringData {
+		if s.Data == nil {
+			s.Data = map[string][]byte{}
+		}
+		s.Data[k] = []byte(v)
+	}
+	s.StringData = nil
+}
 
 // Endpoints fills in the protocol of ports.
 func Endpoints(e *corev1.Endpoints) {
@@ -100,7 +116,7 @@ func Service(s *corev1.Service) {
 // ReplicationController takes labels and selector from the template.
 func ReplicationController(r *corev1.ReplicationController) {
 	if t := r.Spec.Template; t != nil {
-		if len(t.Labels) > 0 {
+		if t.Labels != nil {
 			if len(r.Spec.Selector) == 0 {
 				r.Spec.Selector = maps.Clone(t.Labels)
 			}
@@ -125,6 +141,13 @@ func PodTemplate(t *corev1.PodTemplate) { PodTemplateSpec(&t.Template) }
 // PriorityClass fills in the preemption policy.
 func PriorityClass(p *schedulingv1.PriorityClass) {
 	set(&p.PreemptionPolicy, corev1.PreemptLowerPriority)
+}
+
+// RuntimeClass rounds the overhead.
+func RuntimeClass(r *nodev1.RuntimeClass) {
+	if r.Overhead != nil {
+		limits(r.Overhead.PodFixed)
+	}
 }
 
 // RoleBinding fills in API groups of the role and subjects.

@@ -7,8 +7,6 @@
 package defaults
 
 import (
-	"strings"
-
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -46,18 +44,22 @@ func Pod(p *corev1.Pod) {
 	for i := range p.Spec.InitContainers {
 		requestsFromLimits(&p.Spec.InitContainers[i].Resources)
 	}
-	podResources(&p.Spec)
+	podIPs(&p.Status)
 }
 
-// PodTemplateSpec fills in the template of a workload. Requests are left to
-// the Pods made from it.
-func PodTemplateSpec(t *corev1.PodTemplateSpec) {
-	PodSpec(&t.Spec)
-	if t.Spec.HostNetwork {
-		hostPorts(t.Spec.Containers)
-		hostPorts(t.Spec.InitContainers)
+// podIPs keeps the address and the list of addresses in step; the address
+// decides.
+func podIPs(s *corev1.PodStatus) {
+	if s.PodIP == "" && len(s.PodIPs) > 0 {
+		s.PodIP = s.PodIPs[0].IP
+	} else if s.PodIP != "" && (len(s.PodIPs) == 0 || s.PodIPs[0].IP != s.PodIP) {
+		s.PodIPs = []corev1.PodIP{{IP: s.PodIP}}
 	}
 }
+
+// PodTemplateSpec fills in the template of a workload. Requests and host
+// ports are left to the Pods made from it.
+func PodTemplateSpec(t *corev1.PodTemplateSpec) { PodSpec(&t.Spec) }
 
 // PodSpec fills in what Pods and templates share.
 func PodSpec(s *corev1.PodSpec) {
@@ -68,11 +70,8 @@ func PodSpec(s *corev1.PodSpec) {
 	if s.SecurityContext == nil {
 		s.SecurityContext = &corev1.PodSecurityContext{}
 	}
-	if s.ServiceAccountName != "" {
-		zero(&s.DeprecatedServiceAccount, s.ServiceAccountName)
-	} else {
-		s.ServiceAccountName = s.DeprecatedServiceAccount
-	}
+	zero(&s.ServiceAccountName, s.DeprecatedServiceAccount)
+	s.DeprecatedServiceAccount = s.ServiceAccountName
 	for i := range s.InitContainers {
 		container(&s.InitContainers[i])
 	}
@@ -87,11 +86,11 @@ func PodSpec(s *corev1.PodSpec) {
 	for i := range s.Volumes {
 		volume(&s.Volumes[i])
 	}
-	for i := range s.TopologySpreadConstraints {
-		set(&s.TopologySpreadConstraints[i].NodeAffinityPolicy, corev1.NodeInclusionPolicyHonor)
-		set(&s.TopologySpreadConstraints[i].NodeTaintsPolicy, corev1.NodeInclusionPolicyIgnore)
-	}
 	limits(s.Overhead)
+	if s.Resources != nil {
+		limits(s.Resources.Limits)
+		limits(s.Resources.Requests)
+	}
 }
 
 // hostPorts: on the node's network a container port is a host port.
@@ -186,7 +185,7 @@ func limits(list corev1.ResourceList) {
 
 // requestsFromLimits: a limit without a request is the request.
 func requestsFromLimits(r *corev1.ResourceRequirements) {
-	if len(r.Limits) == 0 {
+	if r.Limits == nil {
 		return
 	}
 	if r.Requests == nil {
@@ -197,45 +196,4 @@ func requestsFromLimits(r *corev1.ResourceRequirements) {
 			r.Requests[name] = q.DeepCopy()
 		}
 	}
-}
-
-// podResources fills the Pod-level requests (KEP-2837) from the containers'
-// sum or the Pod's own limits.
-func podResources(s *corev1.PodSpec) {
-	if s.Resources == nil || len(s.Resources.Limits) == 0 && len(s.Resources.Requests) == 0 {
-		return
-	}
-	limits(s.Resources.Limits)
-	limits(s.Resources.Requests)
-	if s.Resources.Requests == nil {
-		s.Resources.Requests = corev1.ResourceList{}
-	}
-	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-		if _, ok := s.Resources.Requests[name]; ok {
-			continue
-		}
-		sum, any := sumRequests(s.Containers, name)
-		if any {
-			s.Resources.Requests[name] = sum
-		} else if l, ok := s.Resources.Limits[name]; ok {
-			s.Resources.Requests[name] = l.DeepCopy()
-		}
-	}
-	for name, l := range s.Resources.Limits {
-		if strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) {
-			if _, ok := s.Resources.Requests[name]; !ok {
-				s.Resources.Requests[name] = l.DeepCopy()
-			}
-		}
-	}
-}
-
-func sumRequests(list []corev1.Container, name corev1.ResourceName) (sum resource.Quantity, any bool) {
-	for _, c := range list {
-		if q, ok := c.Resources.Requests[name]; ok {
-			sum.Add(q)
-			any = true
-		}
-	}
-	return sum, any
 }

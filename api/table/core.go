@@ -28,7 +28,7 @@ func Node() Columns[corev1.Node] {
 			return []any{
 				n.Name, nodeStatus(n), joinOrNone(nodeRoles(n)), age(n.CreationTimestamp, now), i.KubeletVersion,
 				orNone(nodeAddress(n, corev1.NodeInternalIP)), orNone(nodeAddress(n, corev1.NodeExternalIP)),
-				orUnknown(i.OSImage), orUnknown(i.KernelVersion), orUnknown(i.ContainerRuntimeVersion),
+				orUnknown(i.OSImage), kernel(i), orUnknown(i.ContainerRuntimeVersion),
 			}
 		},
 	}
@@ -75,6 +75,14 @@ func nodeAddress(n *corev1.Node, t corev1.NodeAddressType) string {
 		}
 	}
 	return ""
+}
+
+// kernel is the kernel's version with the machine it is for.
+func kernel(i corev1.NodeSystemInfo) string {
+	if i.Architecture == "" {
+		return orUnknown(i.KernelVersion)
+	}
+	return orUnknown(i.KernelVersion) + " (" + i.Architecture + ")"
 }
 
 func orUnknown(s string) string {
@@ -194,12 +202,17 @@ func Endpoints() Columns[corev1.Endpoints] {
 func endpointList(e *corev1.Endpoints) string {
 	const most = 3
 	var all []string
+	if len(e.Subsets) == 0 {
+		return none
+	}
 	for _, s := range e.Subsets {
 		for _, a := range s.Addresses {
 			if len(s.Ports) == 0 {
 				all = append(all, a.IP)
 			}
-			for _, p := range s.Ports {
+		}
+		for _, p := range s.Ports {
+			for _, a := range s.Addresses {
 				all = append(all, fmt.Sprintf("%s:%d", bracket(a.IP), p.Port))
 			}
 		}
@@ -207,7 +220,7 @@ func endpointList(e *corev1.Endpoints) string {
 	if len(all) > most {
 		return fmt.Sprintf("%s + %d more...", strings.Join(all[:most], ","), len(all)-most)
 	}
-	return joinOrNone(all)
+	return strings.Join(all, ",")
 }
 
 func bracket(ip string) string {

@@ -15,6 +15,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	nodev1 "k8s.io/api/node/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	rbacv1beta1 "k8s.io/api/rbac/v1beta1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -168,7 +169,7 @@ func PriorityClass() Columns[schedulingv1.PriorityClass] {
 // RuntimeClass are the columns of runtimeclasses.
 func RuntimeClass() Columns[nodev1.RuntimeClass] {
 	return Columns[nodev1.RuntimeClass]{
-		Definitions: []metav1.TableColumnDefinition{name(), text("Handler", nodev1.RuntimeClass{}.SwaggerDoc()["handler"]), ageColumn()},
+		Definitions: []metav1.TableColumnDefinition{name(), text("Handler", ""), ageColumn()},
 		Cells: func(r *nodev1.RuntimeClass, now time.Time) []any {
 			return []any{r.Name, r.Handler, age(r.CreationTimestamp, now)}
 		},
@@ -177,6 +178,7 @@ func RuntimeClass() Columns[nodev1.RuntimeClass] {
 
 func createdAt() metav1.TableColumnDefinition {
 	c := text("Created At", metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"])
+	c.Type = "date"
 	return c
 }
 
@@ -198,11 +200,11 @@ func ClusterRole() Columns[rbacv1.ClusterRole] {
 	}
 }
 
-func bindingColumns() []metav1.TableColumnDefinition {
+// bindingColumns: the words are those of the older version, as in Kubernetes.
+func bindingColumns(kind string, doc map[string]string) []metav1.TableColumnDefinition {
 	return []metav1.TableColumnDefinition{
-		name(), text("Role", rbacv1.RoleBinding{}.SwaggerDoc()["roleRef"]), ageColumn(),
-		wide(text("Users", "Users in the roleBinding")), wide(text("Groups", "Groups in the roleBinding")),
-		wide(text("ServiceAccounts", "ServiceAccounts in the roleBinding")),
+		name(), text("Role", doc["roleRef"]), ageColumn(), wide(text("Users", "Users in the "+kind)),
+		wide(text("Groups", "Groups in the "+kind)), wide(text("ServiceAccounts", "ServiceAccounts in the "+kind)),
 	}
 }
 
@@ -224,7 +226,7 @@ func bindingCells(m metav1.ObjectMeta, ref rbacv1.RoleRef, subjects []rbacv1.Sub
 // RoleBinding are the columns of rolebindings.
 func RoleBinding() Columns[rbacv1.RoleBinding] {
 	return Columns[rbacv1.RoleBinding]{
-		Definitions: bindingColumns(),
+		Definitions: bindingColumns("roleBinding", rbacv1beta1.RoleBinding{}.SwaggerDoc()),
 		Cells: func(b *rbacv1.RoleBinding, now time.Time) []any {
 			return bindingCells(b.ObjectMeta, b.RoleRef, b.Subjects, now)
 		},
@@ -234,7 +236,7 @@ func RoleBinding() Columns[rbacv1.RoleBinding] {
 // ClusterRoleBinding are the columns of clusterrolebindings.
 func ClusterRoleBinding() Columns[rbacv1.ClusterRoleBinding] {
 	return Columns[rbacv1.ClusterRoleBinding]{
-		Definitions: bindingColumns(),
+		Definitions: bindingColumns("clusterRoleBinding", rbacv1beta1.ClusterRoleBinding{}.SwaggerDoc()),
 		Cells: func(b *rbacv1.ClusterRoleBinding, now time.Time) []any {
 			return bindingCells(b.ObjectMeta, b.RoleRef, b.Subjects, now)
 		},

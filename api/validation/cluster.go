@@ -4,17 +4,18 @@ package validation
 
 import (
 	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
 	"strings"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	nodev1 "k8s.io/api/node/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
-	"k8s.io/apimachinery/pkg/util/intstr"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -22,18 +23,69 @@ import (
 // Node checks a new node.
 func Node(n *corev1.Node) field.ErrorList {
 	errs := meta(&n.ObjectMeta, false, apivalidation.NameIsDNSSubdomain)
-	return append(errs, taints(n.Spec.Taints, field.NewPath("spec", "taints"))...)
+	errs = append(errs, taints(n.Spec.Taints, metadata.Child("taints"))...)
+	errs = append(errs, nodeAmounts(n)...)
+	if s := n.Status.NodeInfo.Swap; s != nil && s.Capacity != nil {
+		errs = append(errs, positive(*s.Capacity, metadata.Child("nodeSwapStatus", "capacity"))...)
+	}
+	errs = append(errs, nodeFeatures(n.Status.DeclaredFeatures, field.NewPath("status", "declaredFeatures"))...)
+	return append(errs, podRanges(n.Spec.PodCIDRs, field.NewPath("spec", "podCIDRs"))...)
 }
 
-func taints(list []corev1.Taint, path *field.Path) (errs field.ErrorList) {
+func podRanges(list []string, at *field.Path) (errs field.ErrorList) {
+	four, six := 0, 0
+	for i, s := range list {
+		errs = append(errs, validation.IsValidCIDRForLegacyField(at.Index(i), s, true, nil)...)
+		if p, err := netip.ParsePrefix(s); err == nil && p.Addr().Is4() {
+			four++
+		} else if err == nil {
+			six++
+		}
+	}
+	if len(list) > 1 && (four != 1 || six != 1) {
+		errs = append(errs, field.Invalid(at, list, "may specify no more than one CIDR for each IP family"))
+	}
+	return errs
+}
+
+func nodeAmounts(n *corev1.Node) (errs field.ErrorList) {
+	for _, l := range []struct {
+		name string
+		list corev1.ResourceList
+	}{{"capacity", n.Status.Capacity}, {"allocatable", n.Status.Allocatable}} {
+		for _, name := range slices.Sorted(maps.Keys(l.list)) {
+			errs = append(errs, amount(name, l.list[name], field.NewPath("status", l.name, string(name)))...)
+		}
+	}
+	return errs
+}
+
+const featureName = `^[A-Z][a-zA-Z0-9]*(\/[a-zA-Z][a-zA-Z0-9]*)*$`
+
+// nodeFeatures are declared in order, each once.
+func nodeFeatures(list []string, at *field.Path) (errs field.ErrorList) {
+	for i, f := range list {
+		if !matches(featureName, f) {
+			errs = append(errs, field.Invalid(at.Index(i), f, fmt.Sprintf("invalid feature name %q: must match the regex %s", f, featureName)))
+		}
+		if i > 0 && list[i-1] >= f {
+			errs = append(errs, field.Invalid(at, list, "list must be sorted in alphabetical order"))
+		}
+	}
+	return errs
+}
+
+func taints(list []corev1.Taint, at *field.Path) (errs field.ErrorList) {
 	seen := &unique{}
 	for i, t := range list {
-		at := path.Index(i)
-		errs = append(errs, invalidAll(at.Child("key"), t.Key, validation.IsQualifiedName(t.Key))...)
-		errs = append(errs, invalidAll(at.Child("value"), t.Value, validation.IsValidLabelValue(t.Value))...)
-		errs = append(errs, oneOf(t.Effect, at.Child("effect"), corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)...)
-		for range seen.add(t.Key+string(t.Effect), at) {
-			dup := field.Duplicate(at, t)
+		p := at.Index(i)
+		errs = append(errs, metavalidation.ValidateLabelName(t.Key, p.Child("key"))...)
+		if problems := validation.IsValidLabelValue(t.Value); len(problems) > 0 {
+			errs = append(errs, field.Invalid(p.Child("value"), t.Value, strings.Join(problems, ";")))
+		}
+		errs = append(errs, taintEffect(t.Effect, p.Child("effect"))...)
+		if seen.again(string(t.Effect) + " " + t.Key) {
+			dup := field.Duplicate(p, goFields{t})
 			dup.Detail = "taints must be unique by key and effect pair"
 			errs = append(errs, dup)
 		}
@@ -43,27 +95,84 @@ func taints(list []corev1.Taint, path *field.Path) (errs field.ErrorList) {
 
 // NodeUpdate checks a change; provider and ranges are set once.
 func NodeUpdate(n, old *corev1.Node) field.ErrorList {
-	errs := metaUpdate(&n.ObjectMeta, &old.ObjectMeta)
+	errs := Node(n)
+	errs = append(errs, metaUpdate(&n.ObjectMeta, &old.ObjectMeta)...)
+	errs = append(errs, nodeAmounts(n)...)
+	errs = append(errs, nodeFeatures(n.Status.DeclaredFeatures, field.NewPath("status", "declaredFeatures"))...)
+	addresses := map[corev1.NodeAddress]bool{}
+	for i, a := range n.Status.Addresses {
+		if addresses[a] {
+			errs = append(errs, field.Duplicate(field.NewPath("status", "addresses").Index(i), goFields{a}))
+		}
+		addresses[a] = true
+	}
 	spec := field.NewPath("spec")
-	errs = append(errs, taints(n.Spec.Taints, spec.Child("taints"))...)
-	if len(old.Spec.PodCIDRs) > 0 && strings.Join(old.Spec.PodCIDRs, ",") != strings.Join(n.Spec.PodCIDRs, ",") {
-		errs = append(errs, field.Forbidden(spec.Child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"))
+	kept := field.Forbidden(spec.Child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid")
+	if was, now := old.Spec.PodCIDRs, n.Spec.PodCIDRs; len(was) > 0 && len(was) != len(now) {
+		errs = append(errs, kept)
+	} else {
+		for i := range was {
+			if was[i] != now[i] {
+				errs = append(errs, kept)
+			}
+		}
 	}
-	if old.Spec.ProviderID != "" && old.Spec.ProviderID != n.Spec.ProviderID {
-		errs = append(errs, field.Forbidden(spec.Child("providerID"), "node updates may not change providerID except from \"\" to valid"))
+	errs = append(errs, taints(n.Spec.Taints, metadata.Child("taints"))...)
+	if n.Spec.DoNotUseExternalID != old.Spec.DoNotUseExternalID {
+		errs = append(errs, field.Forbidden(spec.Child("externalID"), "may not be updated"))
 	}
-	return errs
+	var declared field.ErrorList
+	if was, now := old.Spec.ProviderID, n.Spec.ProviderID; was != "" && now == "" {
+		declared = append(declared, field.Invalid(spec.Child("providerID"), nil, "field cannot be cleared once set"))
+	} else if was != "" && was != now {
+		declared = append(declared, field.Invalid(spec.Child("providerID"), nil, "field cannot be modified once set"))
+	}
+	return reported(errs, declared)
+}
+
+// NodeWarnings are the notes on lapsed fields and odd ranges.
+func NodeWarnings(n, _ *corev1.Node) []string {
+	out := notes{}
+	spec := field.NewPath("spec")
+	if n.Spec.ConfigSource != nil {
+		out.add(spec.Child("configSource"), "the feature is removed")
+	}
+	if n.Spec.DoNotUseExternalID != "" {
+		out.add(spec.Child("externalID"), "this field is deprecated, and is unused by Kubernetes")
+	}
+	for i, r := range n.Spec.PodCIDRs {
+		out = append(out, validation.GetWarningsForCIDR(spec.Child("podCIDRs").Index(i), r)...)
+	}
+	return out
 }
 
 // Lease checks a lease.
 func Lease(l *coordinationv1.Lease) field.ErrorList {
-	errs := meta(&l.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
-	spec := field.NewPath("spec")
-	if d := l.Spec.LeaseDurationSeconds; d != nil && *d <= 0 {
-		errs = append(errs, field.Invalid(spec.Child("leaseDurationSeconds"), *d, "must be greater than 0"))
+	return append(plainMeta(&l.ObjectMeta, true), leaseSpec(&l.Spec, field.NewPath("spec"))...)
+}
+
+// LeaseUpdate checks a change.
+func LeaseUpdate(l, old *coordinationv1.Lease) field.ErrorList {
+	return append(apivalidation.ValidateObjectMetaUpdate(&l.ObjectMeta, &old.ObjectMeta, metadata), leaseSpec(&l.Spec, field.NewPath("spec"))...)
+}
+
+func leaseSpec(s *coordinationv1.LeaseSpec, at *field.Path) (errs field.ErrorList) {
+	if d := s.LeaseDurationSeconds; d != nil && *d <= 0 {
+		errs = append(errs, field.Invalid(at.Child("leaseDurationSeconds"), *d, "must be greater than 0"))
 	}
-	if t := l.Spec.LeaseTransitions; t != nil && *t < 0 {
-		errs = append(errs, field.Invalid(spec.Child("leaseTransitions"), *t, "must be greater than or equal to 0"))
+	if t := s.LeaseTransitions; t != nil && *t < 0 {
+		errs = append(errs, field.Invalid(at.Child("leaseTransitions"), *t, "must be greater than or equal to 0"))
+	}
+	if y := s.Strategy; y != nil {
+		p := at.Child("strategy", "strategy")
+		if strings.Contains(string(*y), "/") {
+			errs = append(errs, invalidAll(p, *y, validation.IsQualifiedName(string(*y)))...)
+		} else {
+			errs = append(errs, supported(*y, p, coordinationv1.OldestEmulationVersion)...)
+		}
+	}
+	if h := s.PreferredHolder; h != nil && *h != "" && (s.Strategy == nil || *s.Strategy == "") {
+		errs = append(errs, field.Forbidden(at.Child("preferredHolder"), "may only be specified if `strategy` is defined"))
 	}
 	return errs
 }
@@ -71,13 +180,15 @@ func Lease(l *coordinationv1.Lease) field.ErrorList {
 // highestUserPriority is where the range of system classes begins.
 const highestUserPriority = 1_000_000_000
 
+// systemPriorities are the classes that every cluster has.
+var systemPriorities = map[string]int32{"system-cluster-critical": 2 * highestUserPriority, "system-node-critical": 2*highestUserPriority + 1000}
+
 // PriorityClass checks a class; only the system's own may be above a billion.
 func PriorityClass(p *schedulingv1.PriorityClass) field.ErrorList {
 	errs := meta(&p.ObjectMeta, false, apivalidation.NameIsDNSSubdomain)
 	if strings.HasPrefix(p.Name, "system-") {
-		known := map[string]int32{"system-cluster-critical": 2 * highestUserPriority, "system-node-critical": 2*highestUserPriority + 1000}
-		if v, ok := known[p.Name]; !ok || v != p.Value {
-			errs = append(errs, field.Forbidden(field.NewPath("metadata", "name"), "priority class names with 'system-' prefix are reserved for system use only. error: "+p.Name+" is not a known system priority class"))
+		if problem := systemPriority(p); problem != "" {
+			errs = append(errs, field.Forbidden(metadata.Child("name"), "priority class names with 'system-' prefix are reserved for system use only. error: "+problem))
 		}
 	} else if p.Value > highestUserPriority {
 		errs = append(errs, field.Forbidden(field.NewPath("value"), fmt.Sprintf("maximum allowed value of a user defined priority is %v", highestUserPriority)))
@@ -86,6 +197,19 @@ func PriorityClass(p *schedulingv1.PriorityClass) field.ErrorList {
 		errs = append(errs, oneOf(*p.PreemptionPolicy, field.NewPath("preemptionPolicy"), corev1.PreemptLowerPriority, corev1.PreemptNever)...)
 	}
 	return errs
+}
+
+func systemPriority(p *schedulingv1.PriorityClass) string {
+	value, known := systemPriorities[p.Name]
+	switch {
+	case !known:
+		return p.Name + " is not a known system priority class"
+	case value != p.Value:
+		return fmt.Sprintf("value of %v PriorityClass must be %v", p.Name, value)
+	case p.GlobalDefault:
+		return fmt.Sprintf("globalDefault of %v PriorityClass must be %v", p.Name, false)
+	}
+	return ""
 }
 
 // PriorityClassUpdate checks a change; value and policy stay.
@@ -99,199 +223,87 @@ func PriorityClassUpdate(p, old *schedulingv1.PriorityClass) field.ErrorList {
 
 // RuntimeClass checks a class.
 func RuntimeClass(r *nodev1.RuntimeClass) field.ErrorList {
-	errs := meta(&r.ObjectMeta, false, apivalidation.NameIsDNSSubdomain)
-	errs = append(errs, invalidAll(field.NewPath("handler"), r.Handler, apivalidation.NameIsDNSLabel(r.Handler, false))...)
-	if r.Scheduling != nil {
-		errs = append(errs, tolerations(r.Scheduling.Tolerations, field.NewPath("scheduling", "tolerations"))...)
+	errs := plainMeta(&r.ObjectMeta, false)
+	declared := requiredAnd(r.Handler, field.NewPath("handler"), whole(apivalidation.NameIsDNSLabel))
+	if r.Overhead != nil {
+		c := &context{spec: &corev1.PodSpec{}}
+		errs = append(errs, c.containerResources(&corev1.ResourceRequirements{Limits: r.Overhead.PodFixed}, field.NewPath("overhead"))...)
 	}
-	return errs
+	if s := r.Scheduling; s != nil {
+		at := field.NewPath("scheduling")
+		errs = append(errs, metavalidation.ValidateLabels(s.NodeSelector, at.Child("nodeSelector"))...)
+		errs = append(errs, tolerations(s.Tolerations, at.Child("tolerations"))...)
+		seen := map[corev1.Toleration]bool{}
+		for i, t := range s.Tolerations {
+			key := corev1.Toleration{Key: t.Key, Operator: t.Operator, Value: t.Value, Effect: t.Effect}
+			if seen[key] {
+				errs = append(errs, field.Duplicate(at.Child("tolerations").Index(i), goFields{t}))
+			}
+			seen[key] = true
+		}
+	}
+	return reported(errs, declared)
 }
 
 // RuntimeClassUpdate checks a change; the handler stays.
 func RuntimeClassUpdate(r, old *nodev1.RuntimeClass) field.ErrorList {
-	errs := metaUpdate(&r.ObjectMeta, &old.ObjectMeta)
-	return append(errs, apivalidation.ValidateImmutableField(r.Handler, old.Handler, field.NewPath("handler"))...)
+	errs := RuntimeClass(r)
+	errs = append(errs, apivalidation.ValidateObjectMetaUpdate(&r.ObjectMeta, &old.ObjectMeta, metadata)...)
+	return append(errs, declaredKept(r.Handler != old.Handler, field.NewPath("handler"))...)
 }
 
-// Service checks a new Service before addresses are given out.
-func Service(s *corev1.Service) field.ErrorList {
-	errs := meta(&s.ObjectMeta, true, apivalidation.NameIsDNS1035Label)
-	spec := field.NewPath("spec")
-	if len(s.Spec.Ports) == 0 && s.Spec.ClusterIP != corev1.ClusterIPNone && s.Spec.Type != corev1.ServiceTypeExternalName {
-		errs = append(errs, field.Required(spec.Child("ports"), ""))
-	}
-	errs = append(errs, oneOf(s.Spec.Type, spec.Child("type"), corev1.ServiceTypeClusterIP, corev1.ServiceTypeExternalName, corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeNodePort)...)
-	errs = append(errs, oneOf(s.Spec.SessionAffinity, spec.Child("sessionAffinity"), corev1.ServiceAffinityClientIP, corev1.ServiceAffinityNone)...)
-	if s.Spec.Type == corev1.ServiceTypeExternalName && s.Spec.ExternalName == "" {
-		errs = append(errs, field.Required(spec.Child("externalName"), ""))
-	}
-	if (s.Spec.Type == corev1.ServiceTypeNodePort || s.Spec.Type == corev1.ServiceTypeLoadBalancer) && s.Spec.ClusterIP == corev1.ClusterIPNone {
-		errs = append(errs, field.Invalid(spec.Child("clusterIPs").Index(0), s.Spec.ClusterIP, "may not be set to 'None' for "+string(s.Spec.Type)+" services"))
-	}
-	return append(errs, servicePorts(s, spec.Child("ports"))...)
-}
-
-func servicePorts(s *corev1.Service, path *field.Path) (errs field.ErrorList) {
-	names, numbers := &unique{}, &unique{}
-	for i, p := range s.Spec.Ports {
-		at := path.Index(i)
-		if len(s.Spec.Ports) > 1 && p.Name == "" {
-			errs = append(errs, field.Required(at.Child("name"), ""))
-		} else if p.Name != "" {
-			errs = append(errs, invalidAll(at.Child("name"), p.Name, validation.IsDNS1123Label(p.Name))...)
-			errs = append(errs, names.add(p.Name, at.Child("name"))...)
-		}
-		errs = append(errs, port(int(p.Port), at.Child("port"))...)
-		errs = append(errs, oneOf(p.Protocol, at.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
-		if p.TargetPort.Type == intstr.Int || p.TargetPort.StrVal != "" {
-			errs = append(errs, portOrName(p.TargetPort, at.Child("targetPort"))...)
-		}
-		for range numbers.add(fmt.Sprint(p.Protocol, p.Port), at) {
-			errs = append(errs, field.Duplicate(at, corev1.ServicePort{Protocol: p.Protocol, Port: p.Port}))
-		}
-	}
-	return errs
-}
-
-// ServiceUpdate checks a change; the address of a ClusterIP Service stays.
-func ServiceUpdate(s, old *corev1.Service) field.ErrorList {
-	errs := metaUpdate(&s.ObjectMeta, &old.ObjectMeta)
-	if s.Spec.Type != corev1.ServiceTypeExternalName && old.Spec.Type != corev1.ServiceTypeExternalName && old.Spec.ClusterIP != "" && s.Spec.ClusterIP != old.Spec.ClusterIP {
-		errs = append(errs, field.Invalid(field.NewPath("spec", "clusterIPs").Index(0), s.Spec.ClusterIPs, "may not change once set"))
-	}
-	return append(errs, Service(s)...)
-}
-
-// Endpoints checks addresses and ports.
-func Endpoints(e *corev1.Endpoints) field.ErrorList {
-	errs := meta(&e.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
-	for i, s := range e.Subsets {
-		at := field.NewPath("subsets").Index(i)
-		if len(s.Addresses)+len(s.NotReadyAddresses) == 0 {
-			errs = append(errs, field.Required(at, "must specify `addresses` or `notReadyAddresses`"))
-		}
-		for j, a := range s.Addresses {
-			errs = append(errs, ip(a.IP, at.Child("addresses").Index(j).Child("ip"))...)
-		}
-		for j, p := range s.Ports {
-			errs = append(errs, port(int(p.Port), at.Child("ports").Index(j).Child("port"))...)
-		}
-	}
-	return errs
-}
-
-// EndpointSlice checks addresses.
-func EndpointSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
-	errs := meta(&s.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
-	errs = append(errs, oneOf(s.AddressType, field.NewPath("addressType"), discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)...)
-	for i, e := range s.Endpoints {
-		at := field.NewPath("endpoints").Index(i).Child("addresses")
-		if len(e.Addresses) == 0 {
-			errs = append(errs, field.Required(at, "must contain at least 1 address"))
-		}
-		for j, a := range e.Addresses {
-			if s.AddressType != discoveryv1.AddressTypeFQDN {
-				errs = append(errs, ip(a, at.Index(j))...)
+// RuntimeClassWarnings are the notes on old labels of nodes.
+func RuntimeClassWarnings(r, _ *nodev1.RuntimeClass) []string {
+	out := notes{}
+	if r.Scheduling != nil {
+		for _, k := range sorted(r.Scheduling.NodeSelector) {
+			if text, old := oldNodeLabels[k]; old {
+				out.add(field.NewPath("scheduling", "nodeSelector"), "%s", text)
 			}
 		}
 	}
-	return errs
+	return out
 }
 
-// rbacName is the loose rule for names of roles and bindings.
-func rbacName(name string, prefix bool) []string { return path.ValidatePathSegmentName(name, prefix) }
+// How long the parts of an event may be.
+const (
+	eventPartLength    = 128
+	eventMessageLength = 1024
+)
 
-// Role checks a namespaced role.
-func Role(r *rbacv1.Role) field.ErrorList {
-	return append(meta(&r.ObjectMeta, true, rbacName), policyRules(r.Rules, true)...)
-}
-
-// ClusterRole checks a role of the cluster.
-func ClusterRole(r *rbacv1.ClusterRole) field.ErrorList {
-	return append(meta(&r.ObjectMeta, false, rbacName), policyRules(r.Rules, false)...)
-}
-
-func policyRules(list []rbacv1.PolicyRule, namespaced bool) (errs field.ErrorList) {
-	for i, r := range list {
-		at := field.NewPath("rules").Index(i)
-		if len(r.Verbs) == 0 {
-			errs = append(errs, field.Required(at.Child("verbs"), "verbs must contain at least one value"))
+// Event checks that an event lies in the namespace of what it is about, and
+// of those with a time of their own, who reports what.
+func Event(e *corev1.Event) (errs field.ErrorList) {
+	about := e.InvolvedObject.Namespace
+	elsewhere := field.Invalid(field.NewPath("involvedObject", "namespace"), about, "does not match event.namespace")
+	if e.EventTime.IsZero() {
+		if about == "" && e.Namespace != "" && e.Namespace != metav1.NamespaceDefault || about != "" && about != e.Namespace {
+			errs = append(errs, elsewhere)
 		}
-		if len(r.NonResourceURLs) > 0 {
-			if namespaced {
-				errs = append(errs, field.Invalid(at.Child("nonResourceURLs"), r.NonResourceURLs, "namespaced rules cannot apply to non-resource URLs"))
-			}
-			if len(r.APIGroups)+len(r.Resources)+len(r.ResourceNames) > 0 {
-				errs = append(errs, field.Invalid(at.Child("nonResourceURLs"), r.NonResourceURLs, "rules cannot apply to both regular resources and non-resource URLs"))
-			}
-			continue
-		}
-		if len(r.APIGroups) == 0 {
-			errs = append(errs, field.Required(at.Child("apiGroups"), "resource rules must supply at least one api group"))
-		}
-		if len(r.Resources) == 0 {
-			errs = append(errs, field.Required(at.Child("resources"), "resource rules must supply at least one resource"))
+		return errs
+	}
+	if about == "" && e.Namespace != metav1.NamespaceDefault && e.Namespace != metav1.NamespaceSystem {
+		errs = append(errs, elsewhere)
+	}
+	reporter := field.NewPath("reportingComponent")
+	errs = append(errs, required(e.ReportingController, reporter)...)
+	errs = append(errs, invalidAll(reporter, e.ReportingController, validation.IsQualifiedName(e.ReportingController))...)
+	for _, p := range []struct {
+		name, value string
+		most        int
+	}{
+		{"reportingInstance", e.ReportingInstance, eventPartLength}, {"action", e.Action, eventPartLength}, {"reason", e.Reason, eventPartLength},
+	} {
+		errs = append(errs, required(p.value, field.NewPath(p.name))...)
+		if len(p.value) > p.most {
+			errs = append(errs, field.Invalid(field.NewPath(p.name), "", fmt.Sprintf("can have at most %v characters", p.most)))
 		}
 	}
-	return errs
-}
-
-// RoleBinding checks a namespaced binding.
-func RoleBinding(b *rbacv1.RoleBinding) field.ErrorList {
-	return append(meta(&b.ObjectMeta, true, rbacName), roleBinding(b.RoleRef, b.Subjects, true)...)
-}
-
-// ClusterRoleBinding checks a binding of the cluster.
-func ClusterRoleBinding(b *rbacv1.ClusterRoleBinding) field.ErrorList {
-	return append(meta(&b.ObjectMeta, false, rbacName), roleBinding(b.RoleRef, b.Subjects, false)...)
-}
-
-func roleBinding(ref rbacv1.RoleRef, subjects []rbacv1.Subject, namespaced bool) (errs field.ErrorList) {
-	at := field.NewPath("roleRef")
-	if ref.APIGroup != rbacv1.GroupName {
-		errs = append(errs, field.NotSupported(at.Child("apiGroup"), ref.APIGroup, []string{rbacv1.GroupName}))
-	}
-	kinds := []string{"ClusterRole"}
-	if namespaced {
-		kinds = []string{"Role", "ClusterRole"}
-	}
-	if ref.Kind != "ClusterRole" && (!namespaced || ref.Kind != "Role") {
-		errs = append(errs, field.NotSupported(at.Child("kind"), ref.Kind, kinds))
-	}
-	if ref.Name == "" {
-		errs = append(errs, field.Required(at.Child("name"), ""))
-	}
-	for i, s := range subjects {
-		sub := field.NewPath("subjects").Index(i)
-		if s.Name == "" {
-			errs = append(errs, field.Required(sub.Child("name"), ""))
-		}
-		switch s.Kind {
-		case rbacv1.ServiceAccountKind:
-			if !namespaced && s.Namespace == "" {
-				errs = append(errs, field.Required(sub.Child("namespace"), ""))
-			}
-		case rbacv1.UserKind, rbacv1.GroupKind:
-		default:
-			errs = append(errs, field.NotSupported(sub.Child("kind"), s.Kind, []string{rbacv1.ServiceAccountKind, rbacv1.UserKind, rbacv1.GroupKind}))
-		}
+	if len(e.Message) > eventMessageLength {
+		errs = append(errs, field.Invalid(field.NewPath("message"), "", fmt.Sprintf("can have at most %v characters", eventMessageLength)))
 	}
 	return errs
 }
 
-// RoleBindingUpdate checks a change; the role stays.
-func RoleBindingUpdate(b, old *rbacv1.RoleBinding) field.ErrorList {
-	return append(append(metaUpdate(&b.ObjectMeta, &old.ObjectMeta), RoleBinding(b)...), roleRefKept(b.RoleRef, old.RoleRef)...)
-}
-
-// ClusterRoleBindingUpdate checks a change; the role stays.
-func ClusterRoleBindingUpdate(b, old *rbacv1.ClusterRoleBinding) field.ErrorList {
-	return append(append(metaUpdate(&b.ObjectMeta, &old.ObjectMeta), ClusterRoleBinding(b)...), roleRefKept(b.RoleRef, old.RoleRef)...)
-}
-
-func roleRefKept(now, was rbacv1.RoleRef) field.ErrorList {
-	if now != was {
-		return field.ErrorList{field.Invalid(field.NewPath("roleRef"), now, "cannot change roleRef")}
-	}
-	return nil
-}
+// EventUpdate checks a change, as a new event.
+func EventUpdate(e, _ *corev1.Event) field.ErrorList { return Event(e) }

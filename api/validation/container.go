@@ -3,7 +3,10 @@
 package validation
 
 import (
-	"path/filepath"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,75 +14,71 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-func containers(s *corev1.PodSpec, volumes map[string]corev1.VolumeSource, names *unique, path *field.Path) (errs field.ErrorList) {
-	at := path.Child("containers")
-	if len(s.Containers) == 0 {
-		return field.ErrorList{field.Required(at, "")}
-	}
-	for i := range s.Containers {
-		c := &s.Containers[i]
-		errs = append(errs, container(c, volumes, names, at.Index(i))...)
-		errs = append(errs, lifecycle(c.Lifecycle, at.Index(i).Child("lifecycle"))...)
-		errs = append(errs, probes(c, at.Index(i))...)
-		if c.RestartPolicy != nil {
-			errs = append(errs, oneOf(*c.RestartPolicy, at.Index(i).Child("restartPolicy"), corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyOnFailure, corev1.ContainerRestartPolicyNever)...)
-		}
-	}
-	return append(errs, hostPortsUnique(s.Containers, at)...)
+func sidecar(c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }
 
-// initContainers may have probes and hooks only as sidecars.
-func initContainers(s *corev1.PodSpec, volumes map[string]corev1.VolumeSource, names *unique, path *field.Path) (errs field.ErrorList) {
-	at := path.Child("initContainers")
-	for i := range s.InitContainers {
-		c, p := &s.InitContainers[i], at.Index(i)
-		errs = append(errs, container(c, volumes, names, p)...)
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			errs = append(errs, lifecycle(c.Lifecycle, p.Child("lifecycle"))...)
-			errs = append(errs, probes(c, p)...)
-			continue
-		}
-		if c.Lifecycle != nil {
-			errs = append(errs, field.Forbidden(p.Child("lifecycle"), "may not be set for init containers without restartPolicy=Always"))
-		}
-		if c.LivenessProbe != nil {
-			errs = append(errs, field.Forbidden(p.Child("livenessProbe"), "may not be set for init containers without restartPolicy=Always"))
-		}
-		if c.ReadinessProbe != nil {
-			errs = append(errs, field.Forbidden(p.Child("readinessProbe"), "may not be set for init containers without restartPolicy=Always"))
-		}
-		if c.StartupProbe != nil {
-			errs = append(errs, field.Forbidden(p.Child("startupProbe"), "may not be set for init containers without restartPolicy=Always"))
-		}
+func (c *context) containers(at *field.Path) (errs field.ErrorList) {
+	if len(c.spec.Containers) == 0 {
+		return field.ErrorList{field.Required(at, "")}
+	}
+	names, taken := &unique{}, &unique{}
+	for i := range c.spec.Containers {
+		k, p := &c.spec.Containers[i], at.Index(i)
+		errs = append(errs, c.container(k, p)...)
+		errs = append(errs, names.add(k.Name, p.Child("name"))...)
+		errs = append(errs, c.lifecycle(k.Lifecycle, p.Child("lifecycle"))...)
+		errs = append(errs, c.probes(k, p)...)
+		errs = append(errs, restartRules(k, p)...)
+	}
+	for i := range c.spec.Containers {
+		errs = append(errs, hostPorts(&c.spec.Containers[i], taken, at.Index(i))...)
 	}
 	return errs
 }
 
-func ephemeralContainers(s *corev1.PodSpec, volumes map[string]corev1.VolumeSource, names *unique, path *field.Path) (errs field.ErrorList) {
-	at := path.Child("ephemeralContainers")
-	for i := range s.EphemeralContainers {
-		c := corev1.Container(s.EphemeralContainers[i].EphemeralContainerCommon)
-		p := at.Index(i)
-		errs = append(errs, container(&c, volumes, names, p)...)
-		if t := s.EphemeralContainers[i].TargetContainerName; t != "" && !hasContainer(s, t) {
-			errs = append(errs, field.NotFound(p.Child("targetContainerName"), t))
+// initContainers may have probes and hooks only as sidecars.
+func (c *context) initContainers(at *field.Path) (errs field.ErrorList) {
+	const sidecarsOnly = "may not be set for init containers without restartPolicy=Always"
+	names := c.takenNames(c.spec.Containers)
+	for i := range c.spec.InitContainers {
+		k, p := &c.spec.InitContainers[i], at.Index(i)
+		errs = append(errs, c.container(k, p)...)
+		errs = append(errs, restartRules(k, p)...)
+		if k.Name != "" || names.seen.Has("") {
+			errs = append(errs, names.add(k.Name, p.Child("name"))...)
 		}
-		for _, f := range []named[bool]{
-			{"ports", len(c.Ports) > 0}, {"livenessProbe", c.LivenessProbe != nil}, {"readinessProbe", c.ReadinessProbe != nil},
-			{"startupProbe", c.StartupProbe != nil}, {"lifecycle", c.Lifecycle != nil}, {"resources", len(c.Resources.Limits)+len(c.Resources.Requests) > 0},
-		} {
-			if f.value {
-				errs = append(errs, field.Forbidden(p.Child(f.name), "cannot be set for an Ephemeral Container"))
+		// One init container runs at a time: its ports collide with its own only.
+		errs = append(errs, hostPorts(k, &unique{}, at.Index(0))...)
+		if sidecar(k) {
+			errs = append(errs, c.lifecycle(k.Lifecycle, p.Child("lifecycle"))...)
+			errs = append(errs, c.probes(k, p)...)
+			continue
+		}
+		for _, f := range []struct {
+			name string
+			set  bool
+		}{{"lifecycle", k.Lifecycle != nil}, {"livenessProbe", k.LivenessProbe != nil}, {"readinessProbe", k.ReadinessProbe != nil}, {"startupProbe", k.StartupProbe != nil}} {
+			if f.set {
+				errs = append(errs, field.Forbidden(p.Child(f.name), sidecarsOnly))
+			}
+		}
+		if c.old != nil && restartingInit(c.old) {
+			continue
+		}
+		for j, r := range k.ResizePolicy {
+			if r.RestartPolicy == corev1.RestartContainer {
+				errs = append(errs, field.Invalid(p.Child("resizePolicy").Index(j).Child("restartPolicy"), r.RestartPolicy, "must not be set to 'RestartContainer' for non-sidecar initContainers"))
 			}
 		}
 	}
 	return errs
 }
 
-func hasContainer(s *corev1.PodSpec, name string) bool {
-	for _, list := range [][]corev1.Container{s.Containers, s.InitContainers} {
-		for _, c := range list {
-			if c.Name == name {
+func restartingInit(s *corev1.PodSpec) bool {
+	for i := range s.InitContainers {
+		for _, r := range s.InitContainers[i].ResizePolicy {
+			if r.RestartPolicy == corev1.RestartContainer && !sidecar(&s.InitContainers[i]) {
 				return true
 			}
 		}
@@ -87,234 +86,258 @@ func hasContainer(s *corev1.PodSpec, name string) bool {
 	return false
 }
 
-// container checks what all three kinds of container share.
-func container(c *corev1.Container, volumes map[string]corev1.VolumeSource, names *unique, path *field.Path) (errs field.ErrorList) {
-	if c.Name == "" {
-		errs = append(errs, field.Required(path.Child("name"), ""))
-	} else if problems := validation.IsDNS1123Label(c.Name); len(problems) > 0 {
-		errs = append(errs, invalidAll(path.Child("name"), c.Name, problems)...)
-	} else {
-		errs = append(errs, names.add(c.Name, path.Child("name"))...)
-	}
-	if c.Image == "" {
-		errs = append(errs, field.Required(path.Child("image"), ""))
-	} else if strings.TrimSpace(c.Image) != c.Image {
-		errs = append(errs, field.Invalid(path.Child("image"), c.Image, "must not have leading or trailing whitespace"))
-	}
-	errs = append(errs, oneOf(c.TerminationMessagePolicy, path.Child("terminationMessagePolicy"), corev1.TerminationMessageReadFile, corev1.TerminationMessageFallbackToLogsOnError)...)
-	errs = append(errs, oneOf(c.ImagePullPolicy, path.Child("imagePullPolicy"), corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)...)
-	errs = append(errs, ports(c.Ports, path.Child("ports"))...)
-	errs = append(errs, env(c.Env, path.Child("env"))...)
-	errs = append(errs, envFrom(c.EnvFrom, path.Child("envFrom"))...)
-	errs = append(errs, mounts(c.VolumeMounts, volumes, path.Child("volumeMounts"))...)
-	errs = append(errs, resources(&c.Resources, path.Child("resources"))...)
-	errs = append(errs, security(c.SecurityContext, path.Child("securityContext"))...)
-	return errs
-}
-
-func ports(list []corev1.ContainerPort, path *field.Path) (errs field.ErrorList) {
+func (c *context) takenNames(lists ...[]corev1.Container) *unique {
 	names := &unique{}
+	names.again("\x00") // makes the set
+	for _, list := range lists {
+		for _, k := range list {
+			names.again(k.Name)
+		}
+	}
+	return names
+}
+
+// ephemeral are the fields that an ephemeral container may have.
+var ephemeral = map[string]bool{
+	"Name": true, "Image": true, "Command": true, "Args": true, "WorkingDir": true, "EnvFrom": true, "Env": true,
+	"VolumeMounts": true, "VolumeDevices": true, "TerminationMessagePath": true, "TerminationMessagePolicy": true,
+	"ImagePullPolicy": true, "SecurityContext": true, "Stdin": true, "StdinOnce": true, "TTY": true,
+}
+
+func (c *context) ephemeralContainers(at *field.Path) (errs field.ErrorList) {
+	const refused = "cannot be set for an Ephemeral Container"
+	others := c.takenNames(c.spec.Containers, c.spec.InitContainers)
+	names := c.takenNames(c.spec.Containers, c.spec.InitContainers)
+	for i := range c.spec.EphemeralContainers {
+		e, p := &c.spec.EphemeralContainers[i], at.Index(i)
+		k := corev1.Container(e.EphemeralContainerCommon)
+		errs = append(errs, c.container(&k, p)...)
+		errs = append(errs, trimmedImage(&k, p)...)
+		errs = append(errs, names.add(e.Name, p.Child("name"))...)
+		if t := e.TargetContainerName; t != "" && !others.seen.Has(t) {
+			errs = append(errs, field.NotFound(p.Child("targetContainerName"), t))
+		}
+		errs = append(errs, onlyFields(e.EphemeralContainerCommon, ephemeral, refused, p)...)
+		for j, m := range e.VolumeMounts {
+			if m.SubPath != "" {
+				errs = append(errs, field.Forbidden(p.Child("volumeMounts").Index(j).Child("subPath"), refused))
+			}
+			if m.SubPathExpr != "" {
+				errs = append(errs, field.Forbidden(p.Child("volumeMounts").Index(j).Child("subPathExpr"), refused))
+			}
+		}
+	}
+	return errs
+}
+
+// onlyFields refuses fields that are set and not allowed, in their order.
+func onlyFields(object any, allowed map[string]bool, text string, at *field.Path) (errs field.ErrorList) {
+	v := reflect.ValueOf(object)
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Name
+		if !allowed[name] && !reflect.DeepEqual(v.Field(i).Interface(), reflect.Zero(v.Field(i).Type()).Interface()) {
+			errs = append(errs, field.Forbidden(at.Child(strings.ToLower(name[:1])+name[1:]), text))
+		}
+	}
+	return errs
+}
+
+// container checks what all three kinds of container share.
+func (c *context) container(k *corev1.Container, at *field.Path) (errs field.ErrorList) {
+	errs = append(errs, requiredAnd(k.Name, at.Child("name"), validation.IsDNS1123Label)...)
+	errs = append(errs, required(k.Image, at.Child("image"))...)
+	errs = append(errs, oneOf(k.TerminationMessagePolicy, at.Child("terminationMessagePolicy"), corev1.TerminationMessageReadFile, corev1.TerminationMessageFallbackToLogsOnError)...)
+	errs = append(errs, ports(k.Ports, at.Child("ports"))...)
+	errs = append(errs, env(k.Env, at.Child("env"))...)
+	errs = append(errs, envFrom(k.EnvFrom, at.Child("envFrom"))...)
+	errs = append(errs, c.mounts(k, at.Child("volumeMounts"))...)
+	errs = append(errs, c.devices(k, at.Child("volumeDevices"))...)
+	errs = append(errs, pullPolicy(k.ImagePullPolicy, at.Child("imagePullPolicy"))...)
+	errs = append(errs, c.containerResources(&k.Resources, at.Child("resources"))...)
+	errs = append(errs, c.resizePolicy(k.ResizePolicy, at.Child("resizePolicy"))...)
+	return append(errs, c.security(k.SecurityContext, at.Child("securityContext"))...)
+}
+
+// trimmedImage is asked of Pods, not of templates.
+func trimmedImage(k *corev1.Container, at *field.Path) field.ErrorList {
+	if strings.TrimSpace(k.Image) != k.Image {
+		return field.ErrorList{field.Invalid(at.Child("image"), k.Image, "must not have leading or trailing whitespace")}
+	}
+	return nil
+}
+
+func pullPolicy(p corev1.PullPolicy, at *field.Path) field.ErrorList {
+	return oneOf(p, at, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
+}
+
+func (c *context) resizePolicy(list []corev1.ContainerResizePolicy, at *field.Path) (errs field.ErrorList) {
+	seen := &unique{}
 	for i, p := range list {
-		at := path.Index(i)
-		if p.Name != "" {
-			if problems := validation.IsValidPortName(p.Name); len(problems) > 0 {
-				errs = append(errs, invalidAll(at.Child("name"), p.Name, problems)...)
-			} else {
-				errs = append(errs, names.add(p.Name, at.Child("name"))...)
-			}
+		if seen.again(string(p.ResourceName)) {
+			errs = append(errs, field.Duplicate(at.Index(i), p.ResourceName))
 		}
-		if p.ContainerPort == 0 {
-			errs = append(errs, field.Required(at.Child("containerPort"), ""))
-		} else {
-			errs = append(errs, port(int(p.ContainerPort), at.Child("containerPort"))...)
-		}
-		if p.HostPort != 0 {
-			errs = append(errs, port(int(p.HostPort), at.Child("hostPort"))...)
-		}
-		errs = append(errs, oneOf(p.Protocol, at.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
-		if p.HostIP != "" {
-			errs = append(errs, ip(p.HostIP, at.Child("hostIP"))...)
+		errs = append(errs, oneOf(p.ResourceName, at, corev1.ResourceCPU, corev1.ResourceMemory)...)
+		errs = append(errs, oneOf(p.RestartPolicy, at, corev1.NotRequired, corev1.RestartContainer)...)
+		if c.spec.RestartPolicy == corev1.RestartPolicyNever && p.RestartPolicy != corev1.NotRequired {
+			errs = append(errs, field.Invalid(at, p.RestartPolicy, "must be 'NotRequired' when pod `restartPolicy` is 'Never'"))
 		}
 	}
 	return errs
 }
 
-// hostPortsUnique: a port of the node leads to one container.
-func hostPortsUnique(list []corev1.Container, path *field.Path) (errs field.ErrorList) {
-	seen := map[string]bool{}
-	for i, c := range list {
-		for j, p := range c.Ports {
-			if p.HostPort == 0 {
-				continue
-			}
-			key := strings.Join([]string{string(p.Protocol), p.HostIP, itoa(p.HostPort)}, "/")
-			if seen[key] {
-				errs = append(errs, field.Duplicate(path.Index(i).Child("ports").Index(j).Child("hostPort"), key))
-			}
-			seen[key] = true
-		}
-	}
-	return errs
-}
-
-func env(list []corev1.EnvVar, path *field.Path) (errs field.ErrorList) {
-	for i, e := range list {
-		at := path.Index(i)
-		if e.Name == "" {
-			errs = append(errs, field.Required(at.Child("name"), ""))
-		} else {
-			errs = append(errs, invalidAll(at.Child("name"), e.Name, validation.IsRelaxedEnvVarName(e.Name))...)
-		}
-		if e.ValueFrom != nil {
-			errs = append(errs, envSource(e, at.Child("valueFrom"))...)
-		}
-	}
-	return errs
-}
-
-func envSource(e corev1.EnvVar, path *field.Path) (errs field.ErrorList) {
-	f, n := e.ValueFrom, 0
-	if f.FieldRef != nil {
-		n++
-		errs = append(errs, fieldRef(f.FieldRef, envFields, path.Child("fieldRef"))...)
-	}
-	if f.ResourceFieldRef != nil {
-		n++
-		if f.ResourceFieldRef.Resource == "" {
-			errs = append(errs, field.Required(path.Child("resourceFieldRef", "resource"), ""))
-		}
-	}
-	if r := f.ConfigMapKeyRef; r != nil {
-		n++
-		errs = append(errs, keyRef(r.Name, r.Key, path.Child("configMapKeyRef"))...)
-	}
-	if r := f.SecretKeyRef; r != nil {
-		n++
-		errs = append(errs, keyRef(r.Name, r.Key, path.Child("secretKeyRef"))...)
-	}
-	if f.FileKeyRef != nil {
-		n++
-	}
-	switch {
-	case n == 0:
-		errs = append(errs, field.Invalid(path, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"))
-	case e.Value != "":
-		errs = append(errs, field.Invalid(path, "", "may not be specified when `value` is not empty"))
-	case n > 1:
-		errs = append(errs, field.Invalid(path, "", "may not have more than one field specified at a time"))
-	}
-	return errs
-}
-
-func keyRef(name, key string, path *field.Path) (errs field.ErrorList) {
-	if name == "" {
-		errs = append(errs, field.Required(path.Child("name"), ""))
-	}
-	if key == "" {
-		return append(errs, field.Required(path.Child("key"), ""))
-	}
-	return append(errs, invalidAll(path.Child("key"), key, validation.IsConfigMapKey(key))...)
-}
-
-var (
-	envFields    = []string{"metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName", "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs"}
-	volumeFields = []string{"metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"}
-)
-
-func fieldRef(r *corev1.ObjectFieldSelector, allowed []string, path *field.Path) field.ErrorList {
-	if r.APIVersion == "" {
-		return field.ErrorList{field.Required(path.Child("apiVersion"), "")}
-	}
-	if r.FieldPath == "" {
-		return field.ErrorList{field.Required(path.Child("fieldPath"), "")}
-	}
-	if name, key, ok := strings.Cut(r.FieldPath, "['"); ok && strings.HasSuffix(key, "']") {
-		key = strings.TrimSuffix(key, "']")
-		switch name {
-		case "metadata.annotations":
-			return invalidAll(path, key, validation.IsQualifiedName(strings.ToLower(key)))
-		case "metadata.labels":
-			return invalidAll(path, key, validation.IsQualifiedName(key))
-		}
-		return field.ErrorList{field.Invalid(path, r.FieldPath, "does not support subscript")}
-	}
-	for _, a := range allowed {
-		if r.FieldPath == a {
+// restartRules checks a container's own restart policy (KEP-5307).
+func restartRules(k *corev1.Container, at *field.Path) (errs field.ErrorList) {
+	if k.RestartPolicy == nil {
+		if len(k.RestartPolicyRules) == 0 {
 			return nil
 		}
+		errs = append(errs, field.Required(at.Child("restartPolicy"), "must specify restartPolicy when restart rules are used"))
+		if strings.Contains(at.String(), "initContainers") {
+			return errs
+		}
+	} else {
+		errs = append(errs, supported(*k.RestartPolicy, at.Child("restartPolicy"), corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)...)
 	}
-	return field.ErrorList{field.NotSupported(path.Child("fieldPath"), r.FieldPath, allowed)}
-}
-
-func envFrom(list []corev1.EnvFromSource, path *field.Path) (errs field.ErrorList) {
-	for i, e := range list {
-		at, n := path.Index(i), 0
-		if e.Prefix != "" {
-			errs = append(errs, invalidAll(at.Child("prefix"), e.Prefix, validation.IsRelaxedEnvVarName(e.Prefix))...)
+	if n := len(k.RestartPolicyRules); n > 20 {
+		errs = append(errs, field.TooMany(at.Child("restartPolicyRules"), n, 20))
+	}
+	for i, r := range k.RestartPolicyRules {
+		p := at.Child("restartPolicyRules").Index(i)
+		errs = append(errs, supported(r.Action, p.Child("action"), corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers)...)
+		if r.ExitCodes == nil {
+			errs = append(errs, field.Required(p.Child("exitCodes"), "must be specified"))
+			continue
 		}
-		if e.ConfigMapRef != nil {
-			n++
-			if e.ConfigMapRef.Name == "" {
-				errs = append(errs, field.Required(at.Child("configMapRef", "name"), ""))
-			}
-		}
-		if e.SecretRef != nil {
-			n++
-			if e.SecretRef.Name == "" {
-				errs = append(errs, field.Required(at.Child("secretRef", "name"), ""))
-			}
-		}
-		if n == 0 {
-			errs = append(errs, field.Invalid(at, "", "must specify one of: `configMapRef` or `secretRef`"))
-		} else if n > 1 {
-			errs = append(errs, field.Invalid(at, "", "may not have more than one field specified at a time"))
+		errs = append(errs, supported(r.ExitCodes.Operator, p.Child("exitCodes", "operator"), corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)...)
+		if n := len(r.ExitCodes.Values); n > 255 {
+			errs = append(errs, field.TooMany(p.Child("exitCodes", "values"), n, 255))
 		}
 	}
 	return errs
 }
 
-func mounts(list []corev1.VolumeMount, volumes map[string]corev1.VolumeSource, path *field.Path) (errs field.ErrorList) {
-	points := &unique{}
-	for i, m := range list {
-		at := path.Index(i)
-		if m.Name == "" {
-			errs = append(errs, field.Required(at.Child("name"), ""))
+func ports(list []corev1.ContainerPort, at *field.Path) (errs field.ErrorList) {
+	names := &unique{}
+	for i, p := range list {
+		index := at.Index(i)
+		if problems := validation.IsValidPortName(p.Name); p.Name != "" && len(problems) > 0 {
+			errs = append(errs, invalidAll(index.Child("name"), p.Name, problems)...)
+		} else if p.Name != "" {
+			errs = append(errs, names.add(p.Name, index.Child("name"))...)
 		}
-		if _, ok := volumes[m.Name]; !ok {
-			errs = append(errs, field.NotFound(at.Child("name"), m.Name))
+		if p.ContainerPort == 0 {
+			errs = append(errs, field.Required(index.Child("containerPort"), ""))
+		} else {
+			errs = append(errs, port(p.ContainerPort, index.Child("containerPort"))...)
 		}
-		if m.MountPath == "" {
-			errs = append(errs, field.Required(at.Child("mountPath"), ""))
+		if p.HostPort != 0 {
+			errs = append(errs, port(p.HostPort, index.Child("hostPort"))...)
 		}
-		for range points.add(m.MountPath, at.Child("mountPath")) {
-			errs = append(errs, field.Invalid(at.Child("mountPath"), m.MountPath, "must be unique"))
+		errs = append(errs, oneOf(p.Protocol, index.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
+	}
+	return errs
+}
+
+// hostPorts: a port of the node leads to one container.
+func hostPorts(k *corev1.Container, taken *unique, at *field.Path) (errs field.ErrorList) {
+	for i, p := range k.Ports {
+		if p.HostPort != 0 {
+			errs = append(errs, taken.add(fmt.Sprintf("%s/%s/%d", p.Protocol, p.HostIP, p.HostPort), at.Child("ports").Index(i).Child("hostPort"))...)
+		}
+	}
+	return errs
+}
+
+func (c *context) mounts(k *corev1.Container, at *field.Path) (errs field.ErrorList) {
+	points, devices := &unique{}, map[string]string{} // of a device that is there twice, the last path counts
+	for _, d := range k.VolumeDevices {
+		devices[d.Name] = d.DevicePath
+	}
+	for i, m := range k.VolumeMounts {
+		p := at.Index(i)
+		errs = append(errs, required(m.Name, p.Child("name"))...)
+		if _, ok := c.volumes[m.Name]; !ok {
+			errs = append(errs, field.NotFound(p.Child("name"), m.Name))
+		}
+		errs = append(errs, required(m.MountPath, p.Child("mountPath"))...)
+		if points.again(m.MountPath) {
+			errs = append(errs, field.Invalid(p.Child("mountPath"), m.MountPath, "must be unique"))
+		}
+		if _, both := devices[m.Name]; both {
+			errs = append(errs, field.Invalid(p.Child("name"), m.Name, "must not already exist in volumeDevices"))
+		}
+		if slices.Contains(slices.Collect(maps.Values(devices)), m.MountPath) {
+			errs = append(errs, field.Invalid(p.Child("mountPath"), m.MountPath, "must not already exist as a path in volumeDevices"))
 		}
 		if m.SubPath != "" {
-			errs = append(errs, insidePath(m.SubPath, at.Child("subPath"))...)
+			errs = append(errs, localPath(m.SubPath, at.Child("subPath"))...)
 		}
 		if m.SubPathExpr != "" {
 			if m.SubPath != "" {
-				errs = append(errs, field.Invalid(at.Child("subPathExpr"), m.SubPathExpr, "subPathExpr and subPath are mutually exclusive"))
+				errs = append(errs, field.Invalid(p.Child("subPathExpr"), m.SubPathExpr, "subPathExpr and subPath are mutually exclusive"))
 			}
-			errs = append(errs, insidePath(m.SubPathExpr, at.Child("subPathExpr"))...)
+			errs = append(errs, localPath(m.SubPathExpr, at.Child("subPathExpr"))...)
 		}
+		errs = append(errs, propagation(k, m, at)...)
 	}
 	return errs
 }
 
-// insidePath refuses a path that leaves where it starts.
-func insidePath(p string, path *field.Path) field.ErrorList {
-	if filepath.IsAbs(p) {
-		return field.ErrorList{field.Invalid(path, p, "must be a relative path")}
+func propagation(k *corev1.Container, m corev1.VolumeMount, at *field.Path) (errs field.ErrorList) {
+	errs = supportedIfSet(m.MountPropagation, at.Child("mountPropagation"), corev1.MountPropagationBidirectional, corev1.MountPropagationHostToContainer, corev1.MountPropagationNone)
+	privileged := k.SecurityContext != nil && yes(k.SecurityContext.Privileged)
+	if m.MountPropagation != nil && *m.MountPropagation == corev1.MountPropagationBidirectional && !privileged {
+		errs = append(errs, field.Forbidden(at.Child("mountPropagation"), "Bidirectional mount propagation is available only to privileged containers"))
 	}
-	return noBacksteps(p, path)
+	r := m.RecursiveReadOnly
+	if r == nil || *r == corev1.RecursiveReadOnlyDisabled {
+		return errs
+	}
+	p := at.Child("recursiveReadOnly")
+	if *r != corev1.RecursiveReadOnlyEnabled && *r != corev1.RecursiveReadOnlyIfPossible {
+		return append(errs, supported(*r, p, corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible)...)
+	}
+	if !m.ReadOnly {
+		errs = append(errs, field.Forbidden(p, "may only be specified when readOnly is true"))
+	}
+	if m.MountPropagation != nil && *m.MountPropagation != corev1.MountPropagationNone {
+		errs = append(errs, field.Forbidden(p, "may only be specified when mountPropagation is None or not specified"))
+	}
+	return errs
 }
 
-func noBacksteps(p string, path *field.Path) field.ErrorList {
-	for _, part := range strings.Split(filepath.ToSlash(p), "/") {
-		if part == ".." {
-			return field.ErrorList{field.Invalid(path, p, "must not contain '..'")}
+// devices are volumes that a container sees as block devices.
+func (c *context) devices(k *corev1.Container, at *field.Path) (errs field.ErrorList) {
+	names, paths, mounts := &unique{}, &unique{}, map[string]string{}
+	for _, m := range k.VolumeMounts {
+		mounts[m.Name] = m.MountPath
+	}
+	for i, d := range k.VolumeDevices {
+		p := at.Index(i)
+		errs = append(errs, required(d.Name, p.Child("name"))...)
+		if d.Name != "" && names.again(d.Name) {
+			errs = append(errs, field.Invalid(p.Child("name"), d.Name, "must be unique"))
+		}
+		if v, ok := c.volumes[d.Name]; !ok {
+			errs = append(errs, field.NotFound(p.Child("name"), d.Name))
+		} else if v.PersistentVolumeClaim == nil && v.Ephemeral == nil {
+			errs = append(errs, field.Invalid(p.Child("name"), d.Name, "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode"))
+		}
+		errs = append(errs, required(d.DevicePath, p.Child("devicePath"))...)
+		if paths.seen.Has(d.DevicePath) {
+			errs = append(errs, field.Invalid(p.Child("devicePath"), d.DevicePath, "must be unique"))
+		}
+		if len(noBacksteps(d.DevicePath, at)) > 0 {
+			errs = append(errs, field.Invalid(p.Child("devicePath"), d.DevicePath, "can not contain backsteps ('..')"))
+		} else {
+			paths.again(d.DevicePath)
+		}
+		if _, both := mounts[d.Name]; both {
+			errs = append(errs, field.Invalid(p.Child("name"), d.Name, "must not already exist in volumeMounts"))
+		}
+		if slices.Contains(slices.Collect(maps.Values(mounts)), d.DevicePath) {
+			errs = append(errs, field.Invalid(p.Child("devicePath"), d.DevicePath, "must not already exist as a path in volumeMounts"))
 		}
 	}
-	return nil
+	return errs
 }

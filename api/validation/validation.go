@@ -2,78 +2,33 @@
 
 // Package validation owns what Kubernetes 1.37 refuses: for each kind, the
 // rules for new objects and for changes, with upstream's field paths and
-// texts. Functions are pure and return every error they find.
+// texts, and the warnings for what is accepted but unwise. Functions are pure
+// and return every error they find.
 package validation
 
 import (
-	"net/netip"
-	"strings"
+	"crypto/tls"
+	"encoding/json"
+	"reflect"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-const (
-	immutable   = apivalidation.FieldImmutableErrorMsg
-	notNegative = apivalidation.IsNegativeErrorMsg
-	inRange     = "must be greater than zero"
-)
-
-var metadata = field.NewPath("metadata")
-
-func meta(m *metav1.ObjectMeta, namespaced bool, name apivalidation.ValidateNameFunc) field.ErrorList {
-	return apivalidation.ValidateObjectMeta(m, namespaced, name, metadata)
-}
-
-func metaUpdate(m, old *metav1.ObjectMeta) field.ErrorList {
-	return apivalidation.ValidateObjectMetaUpdate(m, old, metadata)
-}
-
-// oneOf refuses a value outside a set, naming the values in order.
-func oneOf[T ~string](v T, path *field.Path, allowed ...T) field.ErrorList {
-	for _, a := range allowed {
-		if a == v {
-			return nil
-		}
-	}
-	if v == "" {
-		return field.ErrorList{field.Required(path, "")}
-	}
-	return field.ErrorList{field.NotSupported(path, v, allowed)}
-}
-
-func nonNegative(v int64, path *field.Path) field.ErrorList {
-	return apivalidation.ValidateNonnegativeField(v, path)
-}
-
-func invalidAll(path *field.Path, value any, problems []string) (errs field.ErrorList) {
-	for _, p := range problems {
-		errs = append(errs, field.Invalid(path, value, p))
-	}
-	return errs
-}
-
 // Namespace checks a new namespace.
 func Namespace(n *corev1.Namespace) field.ErrorList {
 	errs := meta(&n.ObjectMeta, false, apivalidation.ValidateNamespaceName)
-	for i, f := range n.Spec.Finalizers {
-		errs = append(errs, finalizer(string(f), field.NewPath("spec", "finalizers").Index(i))...)
+	for _, f := range n.Spec.Finalizers {
+		errs = append(errs, finalizer(string(f), field.NewPath("spec", "finalizers"))...)
 	}
 	return errs
 }
 
-func finalizer(name string, path *field.Path) field.ErrorList {
-	errs := invalidAll(path, name, validation.IsQualifiedName(name))
-	if len(errs) == 0 && !strings.Contains(name, "/") && name != string(corev1.FinalizerKubernetes) {
-		errs = append(errs, field.Invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified"))
-	}
-	return errs
+func finalizer(name string, at *field.Path) field.ErrorList {
+	return append(apivalidation.ValidateFinalizerName(name, at), ownedFinalizer(name, at)...)
 }
 
 // NamespaceUpdate checks a change of a namespace.
@@ -84,11 +39,20 @@ func NamespaceUpdate(n, old *corev1.Namespace) field.ErrorList {
 // NamespaceStatusUpdate checks the phase against the deletion.
 func NamespaceStatusUpdate(n, old *corev1.Namespace) field.ErrorList {
 	errs := metaUpdate(&n.ObjectMeta, &old.ObjectMeta)
-	path := field.NewPath("status", "Phase")
+	at := field.NewPath("status", "Phase")
 	if n.DeletionTimestamp.IsZero() && n.Status.Phase != corev1.NamespaceActive {
-		errs = append(errs, field.Invalid(path, n.Status.Phase, "may only be 'Active' if `deletionTimestamp` is empty"))
+		errs = append(errs, field.Invalid(at, n.Status.Phase, "may only be 'Active' if `deletionTimestamp` is empty"))
 	} else if !n.DeletionTimestamp.IsZero() && n.Status.Phase != corev1.NamespaceTerminating {
-		errs = append(errs, field.Invalid(path, n.Status.Phase, "may only be 'Terminating' if `deletionTimestamp` is not empty"))
+		errs = append(errs, field.Invalid(at, n.Status.Phase, "may only be 'Terminating' if `deletionTimestamp` is not empty"))
+	}
+	return errs
+}
+
+// NamespaceFinalizeUpdate checks the finalizers that are left.
+func NamespaceFinalizeUpdate(n, old *corev1.Namespace) field.ErrorList {
+	errs := metaUpdate(&n.ObjectMeta, &old.ObjectMeta)
+	for i, f := range n.Spec.Finalizers {
+		errs = append(errs, finalizer(string(f), field.NewPath("spec", "finalizers").Index(i))...)
 	}
 	return errs
 }
@@ -96,20 +60,23 @@ func NamespaceStatusUpdate(n, old *corev1.Namespace) field.ErrorList {
 // totalLimit is how large the data of a ConfigMap or Secret may be.
 const totalLimit = corev1.MaxSecretSize
 
+const frozen = "field is immutable when `immutable` is set"
+
 // ConfigMap checks a new ConfigMap.
 func ConfigMap(c *corev1.ConfigMap) field.ErrorList {
 	errs := meta(&c.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
 	total := 0
-	for key, value := range c.Data {
-		errs = append(errs, invalidAll(field.NewPath("data").Key(key), key, validation.IsConfigMapKey(key))...)
+	for _, key := range sorted(c.Data) {
+		at := field.NewPath("data").Key(key)
+		errs = append(errs, invalidAll(at, key, validation.IsConfigMapKey(key))...)
 		if _, both := c.BinaryData[key]; both {
-			errs = append(errs, field.Invalid(field.NewPath("data").Key(key), key, "duplicate of key present in binaryData"))
+			errs = append(errs, field.Invalid(at, key, "duplicate of key present in binaryData"))
 		}
-		total += len(value)
+		total += len(c.Data[key])
 	}
-	for key, value := range c.BinaryData {
+	for _, key := range sorted(c.BinaryData) {
 		errs = append(errs, invalidAll(field.NewPath("binaryData").Key(key), key, validation.IsConfigMapKey(key))...)
-		total += len(value)
+		total += len(c.BinaryData[key])
 	}
 	if total > totalLimit {
 		errs = append(errs, field.TooLong(field.NewPath(""), "" /* unused */, totalLimit))
@@ -120,15 +87,15 @@ func ConfigMap(c *corev1.ConfigMap) field.ErrorList {
 // ConfigMapUpdate checks a change; an immutable one keeps its data.
 func ConfigMapUpdate(c, old *corev1.ConfigMap) field.ErrorList {
 	errs := metaUpdate(&c.ObjectMeta, &old.ObjectMeta)
-	if old.Immutable != nil && *old.Immutable {
-		if c.Immutable == nil || !*c.Immutable {
-			errs = append(errs, field.Forbidden(field.NewPath("immutable"), "field is immutable when `immutable` is set"))
+	if yes(old.Immutable) {
+		if !yes(c.Immutable) {
+			errs = append(errs, field.Forbidden(field.NewPath("immutable"), frozen))
 		}
-		if !equality.Semantic.DeepEqual(c.Data, old.Data) {
-			errs = append(errs, field.Forbidden(field.NewPath("data"), "field is immutable when `immutable` is set"))
+		if !reflect.DeepEqual(c.Data, old.Data) {
+			errs = append(errs, field.Forbidden(field.NewPath("data"), frozen))
 		}
-		if !equality.Semantic.DeepEqual(c.BinaryData, old.BinaryData) {
-			errs = append(errs, field.Forbidden(field.NewPath("binaryData"), "field is immutable when `immutable` is set"))
+		if !reflect.DeepEqual(c.BinaryData, old.BinaryData) {
+			errs = append(errs, field.Forbidden(field.NewPath("binaryData"), frozen))
 		}
 	}
 	return append(errs, ConfigMap(c)...)
@@ -138,27 +105,44 @@ func ConfigMapUpdate(c, old *corev1.ConfigMap) field.ErrorList {
 func Secret(s *corev1.Secret) field.ErrorList {
 	errs := meta(&s.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
 	data, total := field.NewPath("data"), 0
-	for key, value := range s.Data {
+	for _, key := range sorted(s.Data) {
 		errs = append(errs, invalidAll(data.Key(key), key, validation.IsConfigMapKey(key))...)
-		total += len(value)
+		total += len(s.Data[key])
 	}
 	if total > totalLimit {
 		errs = append(errs, field.TooLong(data, "" /* unused */, totalLimit))
 	}
-	need := map[corev1.SecretType][]string{
-		corev1.SecretTypeDockercfg: {corev1.DockerConfigKey}, corev1.SecretTypeDockerConfigJson: {corev1.DockerConfigJsonKey},
-		corev1.SecretTypeSSHAuth: {corev1.SSHAuthPrivateKey}, corev1.SecretTypeTLS: {corev1.TLSCertKey, corev1.TLSPrivateKeyKey},
-	}
-	for _, key := range need[s.Type] {
-		if _, ok := s.Data[key]; !ok {
-			errs = append(errs, field.Required(data.Key(key), ""))
+	missing := func(key string) bool { _, ok := s.Data[key]; return !ok }
+	need := func(key string) { errs = append(errs, field.Required(data.Key(key), "")) }
+	registry := func(key string) {
+		if missing(key) {
+			need(key)
+		} else if err := json.Unmarshal(s.Data[key], &map[string]any{}); err != nil {
+			errs = append(errs, field.Invalid(data.Key(key), "<secret contents redacted>", err.Error()))
 		}
 	}
-	if s.Type == corev1.SecretTypeServiceAccountToken && s.Annotations[corev1.ServiceAccountNameKey] == "" {
-		errs = append(errs, field.Required(field.NewPath("metadata", "annotations").Key(corev1.ServiceAccountNameKey), ""))
-	}
-	if s.Type == corev1.SecretTypeBasicAuth && s.Data[corev1.BasicAuthUsernameKey] == nil && s.Data[corev1.BasicAuthPasswordKey] == nil {
-		errs = append(errs, field.Required(data.Key(corev1.BasicAuthUsernameKey), ""), field.Required(data.Key(corev1.BasicAuthPasswordKey), ""))
+	switch s.Type {
+	case corev1.SecretTypeServiceAccountToken:
+		errs = append(errs, required(s.Annotations[corev1.ServiceAccountNameKey], field.NewPath("metadata", "annotations").Key(corev1.ServiceAccountNameKey))...)
+	case corev1.SecretTypeDockercfg:
+		registry(corev1.DockerConfigKey)
+	case corev1.SecretTypeDockerConfigJson:
+		registry(corev1.DockerConfigJsonKey)
+	case corev1.SecretTypeBasicAuth:
+		if missing(corev1.BasicAuthUsernameKey) && missing(corev1.BasicAuthPasswordKey) {
+			need(corev1.BasicAuthUsernameKey)
+			need(corev1.BasicAuthPasswordKey)
+		}
+	case corev1.SecretTypeSSHAuth:
+		if len(s.Data[corev1.SSHAuthPrivateKey]) == 0 {
+			need(corev1.SSHAuthPrivateKey)
+		}
+	case corev1.SecretTypeTLS:
+		for _, key := range []string{corev1.TLSCertKey, corev1.TLSPrivateKeyKey} {
+			if missing(key) {
+				need(key)
+			}
+		}
 	}
 	return errs
 }
@@ -166,16 +150,26 @@ func Secret(s *corev1.Secret) field.ErrorList {
 // SecretUpdate checks a change; type stays, an immutable one keeps its data.
 func SecretUpdate(s, old *corev1.Secret) field.ErrorList {
 	errs := metaUpdate(&s.ObjectMeta, &old.ObjectMeta)
-	errs = append(errs, apivalidation.ValidateImmutableField(s.Type, old.Type, field.NewPath("type"))...)
-	if old.Immutable != nil && *old.Immutable {
-		if s.Immutable == nil || !*s.Immutable {
-			errs = append(errs, field.Forbidden(field.NewPath("immutable"), "field is immutable when `immutable` is set"))
+	if yes(old.Immutable) {
+		if !yes(s.Immutable) {
+			errs = append(errs, field.Forbidden(field.NewPath("immutable"), frozen))
 		}
-		if !equality.Semantic.DeepEqual(s.Data, old.Data) {
-			errs = append(errs, field.Forbidden(field.NewPath("data"), "field is immutable when `immutable` is set"))
+		if !reflect.DeepEqual(s.Data, old.Data) {
+			errs = append(errs, field.Forbidden(field.NewPath("data"), frozen))
 		}
 	}
-	return append(errs, Secret(s)...)
+	return reported(append(errs, Secret(s)...), apivalidation.ValidateImmutableField(s.Type, old.Type, field.NewPath("type")))
+}
+
+// SecretWarnings says when a certificate does not go with its key.
+func SecretWarnings(s, _ *corev1.Secret) []string {
+	if s.Type != corev1.SecretTypeTLS {
+		return nil
+	}
+	if _, err := tls.X509KeyPair(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey]); err != nil {
+		return []string{err.Error()}
+	}
+	return nil
 }
 
 // ServiceAccount checks a new account.
@@ -183,50 +177,49 @@ func ServiceAccount(a *corev1.ServiceAccount) field.ErrorList {
 	return meta(&a.ObjectMeta, true, apivalidation.ValidateServiceAccountName)
 }
 
+// ServiceAccountUpdate checks a change.
+func ServiceAccountUpdate(a, old *corev1.ServiceAccount) field.ErrorList {
+	return append(metaUpdate(&a.ObjectMeta, &old.ObjectMeta), ServiceAccount(a)...)
+}
+
+// ServiceAccountWarnings says when a lapsed annotation is set anew.
+func ServiceAccountWarnings(a, old *corev1.ServiceAccount) []string {
+	const key = "kubernetes.io/enforce-mountable-secrets"
+	if _, ok := a.Annotations[key]; !ok {
+		return nil
+	}
+	if old != nil {
+		if _, was := old.Annotations[key]; was {
+			return nil
+		}
+	}
+	n := notes{}
+	n.add(metadata.Child("annotations").Key(key), "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets")
+	return n
+}
+
 // Binding checks a binding of a Pod to a node.
 func Binding(b *corev1.Binding) (errs field.ErrorList) {
-	if k := b.Target.Kind; k != "" && k != "Node" {
-		errs = append(errs, field.NotSupported(field.NewPath("target", "kind"), k, []string{"Node", "<empty>"}))
+	target, node := field.NewPath("target"), b.Target.Kind == "" || b.Target.Kind == "Node"
+	if !node {
+		errs = append(errs, field.NotSupported(target.Child("kind"), b.Target.Kind, []string{"Node", "<empty>"}))
 	}
 	if b.Target.Name == "" {
-		errs = append(errs, field.Required(field.NewPath("target", "name"), ""))
+		return append(errs, field.Required(target.Child("name"), ""))
+	}
+	if node {
+		errs = append(errs, invalidAll(target.Child("name"), b.Target.Name, apivalidation.NameIsDNSSubdomain(b.Target.Name, false))...)
 	}
 	return errs
 }
 
 // TokenRequest checks how long a token may live: 10 minutes to 2^32 seconds.
 func TokenRequest(t *authenticationv1.TokenRequest) (errs field.ErrorList) {
-	path := field.NewPath("spec", "expirationSeconds")
-	if s := *t.Spec.ExpirationSeconds; s < 10*60 {
-		errs = append(errs, field.Invalid(path, s, "may not specify a duration less than 10 minutes"))
+	at := field.NewPath("spec", "expirationSeconds")
+	if s := *t.Spec.ExpirationSeconds; s < tenMinutes {
+		errs = append(errs, field.Invalid(at, s, "may not specify a duration less than 10 minutes"))
 	} else if s > 1<<32 {
-		errs = append(errs, field.Invalid(path, s, "may not specify a duration larger than 2^32 seconds"))
+		errs = append(errs, field.Invalid(at, s, "may not specify a duration larger than 2^32 seconds"))
 	}
 	return errs
-}
-
-// ip checks an address.
-func ip(value string, path *field.Path) field.ErrorList {
-	if _, err := netip.ParseAddr(value); err != nil {
-		return field.ErrorList{field.Invalid(path, value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")}
-	}
-	return nil
-}
-
-func port(n int, path *field.Path) field.ErrorList {
-	return invalidAll(path, n, validation.IsValidPortNum(n))
-}
-
-// unique collects values and refuses the second of each.
-type unique struct{ seen sets.Set[string] }
-
-func (u *unique) add(v string, path *field.Path) field.ErrorList {
-	if u.seen == nil {
-		u.seen = sets.New[string]()
-	}
-	if u.seen.Has(v) {
-		return field.ErrorList{field.Duplicate(path, v)}
-	}
-	u.seen.Insert(v)
-	return nil
 }

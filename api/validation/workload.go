@@ -3,13 +3,10 @@
 package validation
 
 import (
-	"fmt"
-
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -17,54 +14,47 @@ import (
 // ReplicaSet checks a new ReplicaSet.
 func ReplicaSet(r *appsv1.ReplicaSet) field.ErrorList {
 	errs := meta(&r.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
-	return append(errs, replicaSetSpec(r)...)
+	return append(errs, replicaSetSpec(r, nil)...)
 }
 
 // ReplicaSetUpdate checks a change; the selector stays.
 func ReplicaSetUpdate(r, old *appsv1.ReplicaSet) field.ErrorList {
 	errs := metaUpdate(&r.ObjectMeta, &old.ObjectMeta)
-	errs = append(errs, replicaSetSpec(r)...)
+	errs = append(errs, replicaSetSpec(r, &old.Spec.Template)...)
 	return append(errs, apivalidation.ValidateImmutableField(r.Spec.Selector, old.Spec.Selector, field.NewPath("spec", "selector"))...)
 }
 
-func replicaSetSpec(r *appsv1.ReplicaSet) field.ErrorList {
+func replicaSetSpec(r *appsv1.ReplicaSet, old *corev1.PodTemplateSpec) (errs field.ErrorList) {
 	spec := field.NewPath("spec")
-	errs := replicas(r.Spec.Replicas, r.Spec.MinReadySeconds, spec)
+	if r.Spec.Replicas != nil {
+		errs = append(errs, nonNegative(int64(*r.Spec.Replicas), spec.Child("replicas"))...)
+	}
+	errs = append(errs, nonNegative(int64(r.Spec.MinReadySeconds), spec.Child("minReadySeconds"))...)
+	at := spec.Child("selector")
 	if r.Spec.Selector == nil {
-		errs = append(errs, field.Required(spec.Child("selector"), ""))
+		errs = append(errs, field.Required(at, ""))
 	} else {
-		errs = append(errs, metavalidation.ValidateLabelSelector(r.Spec.Selector, metavalidation.LabelSelectorValidationOptions{}, spec.Child("selector"))...)
+		errs = append(errs, labelSelector(r.Spec.Selector, false, at)...)
 		if len(r.Spec.Selector.MatchLabels)+len(r.Spec.Selector.MatchExpressions) == 0 {
-			errs = append(errs, field.Invalid(spec.Child("selector"), r.Spec.Selector, "empty selector is invalid for deployment"))
+			errs = append(errs, field.Invalid(at, r.Spec.Selector, "empty selector is invalid for deployment"))
 		}
 	}
 	selector, err := metav1.LabelSelectorAsSelector(r.Spec.Selector)
 	if err != nil {
-		return append(errs, field.Invalid(spec.Child("selector"), r.Spec.Selector, "invalid label selector"))
+		return append(errs, field.Invalid(at, r.Spec.Selector, "invalid label selector"))
 	}
-	return append(errs, ownedTemplate(&r.Spec.Template, selector, spec.Child("template"))...)
-}
-
-func replicas(n *int32, minReady int32, spec *field.Path) (errs field.ErrorList) {
-	if n == nil {
-		errs = append(errs, field.Required(spec.Child("replicas"), ""))
-	} else {
-		errs = append(errs, nonNegative(int64(*n), spec.Child("replicas"))...)
-	}
-	return append(errs, nonNegative(int64(minReady), spec.Child("minReadySeconds"))...)
+	return append(errs, ownedTemplate("ReplicaSet", &r.Spec.Template, old, selector, spec.Child("template"))...)
 }
 
 // ownedTemplate checks the template of a controller that restarts for ever.
-func ownedTemplate(t *corev1.PodTemplateSpec, selector labels.Selector, path *field.Path) (errs field.ErrorList) {
+func ownedTemplate(kind string, t, old *corev1.PodTemplateSpec, selector labels.Selector, at *field.Path) (errs field.ErrorList) {
 	if !selector.Empty() && !selector.Matches(labels.Set(t.Labels)) {
-		errs = append(errs, field.Invalid(path.Child("metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
+		errs = append(errs, field.Invalid(at.Child("metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
 	}
-	errs = append(errs, PodTemplate(t, path)...)
-	if t.Spec.RestartPolicy != corev1.RestartPolicyAlways {
-		errs = append(errs, field.NotSupported(path.Child("spec", "restartPolicy"), t.Spec.RestartPolicy, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
-	}
+	errs = append(errs, template(t, old, at)...)
+	errs = append(errs, supported(t.Spec.RestartPolicy, at.Child("spec", "restartPolicy"), corev1.RestartPolicyAlways)...)
 	if t.Spec.ActiveDeadlineSeconds != nil {
-		errs = append(errs, field.Forbidden(path.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in ReplicaSet is not Supported"))
+		errs = append(errs, field.Forbidden(at.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in "+kind+" is not Supported"))
 	}
 	return errs
 }
@@ -73,16 +63,19 @@ func ownedTemplate(t *corev1.PodTemplateSpec, selector labels.Selector, path *fi
 func ReplicaSetStatusUpdate(r, old *appsv1.ReplicaSet) field.ErrorList {
 	errs := metaUpdate(&r.ObjectMeta, &old.ObjectMeta)
 	s := r.Status
-	return append(errs, counts(s.Replicas, s.FullyLabeledReplicas, s.ReadyReplicas, s.AvailableReplicas, s.ObservedGeneration)...)
+	return append(errs, counts(s.Replicas, s.FullyLabeledReplicas, s.ReadyReplicas, s.AvailableReplicas, s.ObservedGeneration, s.TerminatingReplicas)...)
 }
 
-func counts(total, labeled, ready, available int32, generation int64) (errs field.ErrorList) {
+func counts(total, labeled, ready, available int32, generation int64, terminating *int32) (errs field.ErrorList) {
 	status := field.NewPath("status")
 	errs = append(errs, nonNegative(int64(total), status.Child("replicas"))...)
 	errs = append(errs, nonNegative(int64(labeled), status.Child("fullyLabeledReplicas"))...)
 	errs = append(errs, nonNegative(int64(ready), status.Child("readyReplicas"))...)
 	errs = append(errs, nonNegative(int64(available), status.Child("availableReplicas"))...)
 	errs = append(errs, nonNegative(generation, status.Child("observedGeneration"))...)
+	if terminating != nil {
+		errs = append(errs, nonNegative(int64(*terminating), status.Child("terminatingReplicas"))...)
+	}
 	const more = "cannot be greater than status.replicas"
 	if labeled > total {
 		errs = append(errs, field.Invalid(status.Child("fullyLabeledReplicas"), labeled, more))
@@ -102,52 +95,82 @@ func counts(total, labeled, ready, available int32, generation int64) (errs fiel
 // ReplicationController checks a new controller.
 func ReplicationController(r *corev1.ReplicationController) field.ErrorList {
 	errs := meta(&r.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
-	return append(errs, controllerSpec(r)...)
+	bad, declared := controllerSpec(r, nil)
+	return reported(append(errs, bad...), declared)
 }
 
 // ReplicationControllerUpdate checks a change.
 func ReplicationControllerUpdate(r, old *corev1.ReplicationController) field.ErrorList {
-	return append(metaUpdate(&r.ObjectMeta, &old.ObjectMeta), controllerSpec(r)...)
+	errs := metaUpdate(&r.ObjectMeta, &old.ObjectMeta)
+	bad, declared := controllerSpec(r, old.Spec.Template)
+	return reported(append(errs, bad...), declared)
 }
 
-func controllerSpec(r *corev1.ReplicationController) field.ErrorList {
+func controllerSpec(r *corev1.ReplicationController, old *corev1.PodTemplateSpec) (errs, declared field.ErrorList) {
 	spec := field.NewPath("spec")
-	errs := replicas(r.Spec.Replicas, r.Spec.MinReadySeconds, spec)
+	if r.Spec.Replicas == nil {
+		declared = append(declared, field.Required(spec.Child("replicas"), ""))
+	} else {
+		declared = append(declared, nonNegative(int64(*r.Spec.Replicas), spec.Child("replicas"))...)
+	}
+	declared = append(declared, nonNegative(int64(r.Spec.MinReadySeconds), spec.Child("minReadySeconds"))...)
 	if len(r.Spec.Selector) == 0 {
 		errs = append(errs, field.Required(spec.Child("selector"), ""))
 	}
 	if r.Spec.Template == nil {
-		return append(errs, field.Required(spec.Child("template"), ""))
+		return append(errs, field.Required(spec.Child("template"), "")), declared
 	}
-	return append(errs, ownedTemplate(r.Spec.Template, labels.Set(r.Spec.Selector).AsSelectorPreValidated(), spec.Child("template"))...)
+	selector := labels.Set(r.Spec.Selector).AsSelectorPreValidated()
+	return append(errs, ownedTemplate("ReplicationController", r.Spec.Template, old, selector, spec.Child("template"))...), declared
 }
 
 // ReplicationControllerStatusUpdate checks the counts of a status.
 func ReplicationControllerStatusUpdate(r, old *corev1.ReplicationController) field.ErrorList {
 	errs := metaUpdate(&r.ObjectMeta, &old.ObjectMeta)
 	s := r.Status
-	return append(errs, counts(s.Replicas, s.FullyLabeledReplicas, s.ReadyReplicas, s.AvailableReplicas, s.ObservedGeneration)...)
+	return append(errs, counts(s.Replicas, s.FullyLabeledReplicas, s.ReadyReplicas, s.AvailableReplicas, s.ObservedGeneration, nil)...)
 }
 
-// PodTemplateObject checks the kind PodTemplate.
-func PodTemplateObject(t *corev1.PodTemplate) field.ErrorList {
+// PodTemplate checks a new template.
+func PodTemplate(t *corev1.PodTemplate) field.ErrorList {
 	errs := meta(&t.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
-	return append(errs, PodTemplate(&t.Template, field.NewPath("template"))...)
+	return append(errs, template(&t.Template, nil, field.NewPath("template"))...)
 }
 
-// Event checks that an event lies in the namespace of what it is about.
-func Event(e *corev1.Event) (errs field.ErrorList) {
-	about := e.InvolvedObject.Namespace
-	if about == "" {
-		if e.Namespace != metav1.NamespaceDefault && e.Namespace != metav1.NamespaceSystem {
-			errs = append(errs, field.Invalid(field.NewPath("involvedObject", "namespace"), about, "does not match event.namespace"))
+// PodTemplateUpdate checks a change.
+func PodTemplateUpdate(t, old *corev1.PodTemplate) field.ErrorList {
+	errs := metaUpdate(&t.ObjectMeta, &old.ObjectMeta)
+	return append(errs, template(&t.Template, &old.Template, field.NewPath("template"))...)
+}
+
+// ReplicaSetWarnings are the notes on its template, when it is new or changes.
+func ReplicaSetWarnings(r, old *appsv1.ReplicaSet) []string {
+	name, at := r.Name, field.NewPath("spec", "template")
+	if old != nil {
+		if name = ""; r.Generation == old.Generation {
+			return nil
 		}
-	} else if e.Namespace != about {
-		errs = append(errs, field.Invalid(field.NewPath("involvedObject", "namespace"), about, "does not match event.namespace"))
 	}
-	errs = append(errs, invalidAll(field.NewPath("namespace"), e.Namespace, apivalidation.ValidateNamespaceName(e.Namespace, false))...)
-	if len(e.Message) > 1024 && !e.EventTime.IsZero() {
-		errs = append(errs, field.Invalid(field.NewPath("message"), "", fmt.Sprintf("can have at most %v characters", 1024)))
+	return templateWarnings(name, &r.Spec.Template, at)
+}
+
+// ReplicationControllerWarnings are the notes on its template. Of a change,
+// Kubernetes comments the template that was there before.
+func ReplicationControllerWarnings(r, old *corev1.ReplicationController) []string {
+	name, at := r.Name, field.NewPath("spec", "template")
+	if old == nil {
+		return templateWarnings(name, r.Spec.Template, at)
 	}
-	return errs
+	if r.Generation == old.Generation {
+		return nil
+	}
+	return templateWarnings("", old.Spec.Template, at)
+}
+
+// PodTemplateWarnings are the notes on a template.
+func PodTemplateWarnings(t, old *corev1.PodTemplate) []string {
+	if old != nil && t.Generation == old.Generation {
+		return nil
+	}
+	return templateWarnings("", &t.Template, field.NewPath("template"))
 }

@@ -54,7 +54,11 @@ func ask(kinds map[string]kind, q question) (answer, error) {
 	if !ok {
 		return a, fmt.Errorf("unknown kind %q", name)
 	}
-	obj, err := decode(q.Input)
+	now := moment
+	if q.Table {
+		now = time.Now().UTC()
+	}
+	obj, err := decode(q.Input, now)
 	if err != nil {
 		return a, err
 	}
@@ -108,7 +112,7 @@ func (a *answer) create(k kind, obj runtime.Object) error {
 }
 
 func (a *answer) update(k kind, obj runtime.Object) error {
-	old, err := decode(a.Old)
+	old, err := decode(a.Old, moment)
 	if err != nil {
 		return err
 	}
@@ -193,21 +197,29 @@ func (k kind) context(obj runtime.Object, sub string) context.Context {
 	})
 }
 
-var ago = regexp.MustCompile(`"now-([0-9a-z]+)"`)
+var ago = regexp.MustCompile(`"(now|micro)-([0-9a-z]+)"`)
+
+// moment is the time of cases that are not printed. The printers know none but
+// the clock's.
+var moment = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 
 // decode reads, defaults and converts, as the API server does with a request.
-func decode(m map[string]any) (runtime.Object, error) {
+func decode(m map[string]any, now time.Time) (runtime.Object, error) {
 	b, err := json.Marshal(m)
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now().UTC()
 	b = ago.ReplaceAllFunc(b, func(match []byte) []byte {
-		d, perr := time.ParseDuration(string(ago.FindSubmatch(match)[1]))
+		m := ago.FindSubmatch(match)
+		d, perr := time.ParseDuration(string(m[2]))
 		if perr != nil {
 			err = perr
 		}
-		return []byte(`"` + now.Add(-d).Format(time.RFC3339) + `"`)
+		layout := time.RFC3339
+		if string(m[1]) == "micro" {
+			layout = metav1.RFC3339Micro
+		}
+		return []byte(`"` + now.Add(-d).Format(layout) + `"`)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot read time: %w", err)
@@ -232,7 +244,7 @@ func (k kind) external(obj runtime.Object) (map[string]any, error) {
 func columnsOf(kinds map[string]kind) (map[string][]metav1.TableColumnDefinition, error) {
 	out := map[string][]metav1.TableColumnDefinition{}
 	for name, k := range kinds {
-		obj, err := decode(map[string]any{"apiVersion": k.gvk.GroupVersion().String(), "kind": name})
+		obj, err := decode(map[string]any{"apiVersion": k.gvk.GroupVersion().String(), "kind": name}, moment)
 		if err != nil {
 			return nil, err
 		}

@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"k8s.io/kubernetes/pkg/capabilities"
 )
 
 func main() {
@@ -32,6 +34,8 @@ func run(corpus, golden string) error {
 	if len(files) == 0 {
 		return fmt.Errorf("cannot find a corpus: no *.yaml in %s", corpus)
 	}
+	// As every installation does: --allow-privileged.
+	capabilities.Setup(true, 0)
 	kinds := upstream()
 	for _, name := range files {
 		cases, err := load(name)
