@@ -4,6 +4,8 @@ package api_test
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -25,12 +27,14 @@ import (
 
 // kind is one kind of the API with its functions untyped.
 type kind struct {
-	fresh   func() any
-	columns []metav1.TableColumnDefinition
-	decode  func(*testing.T, map[string]any) any
-	row     func(any) metav1.TableRow
-	create  func(any) (errs, warnings []string)
-	update  func(t *testing.T, sub string, obj, old any) (errs, warnings []string)
+	fresh    func() any
+	parts    []string
+	defaults func(any)
+	columns  []metav1.TableColumnDefinition
+	decode   func(*testing.T, map[string]any) any
+	row      func(any) metav1.TableRow
+	create   func(any) (errs, warnings []string)
+	update   func(t *testing.T, sub string, obj, old any) (errs, warnings []string)
 }
 
 // rules are the typed functions of a kind. All but the columns may be nil.
@@ -53,8 +57,10 @@ type part[T any] struct {
 
 func of[T any](r rules[T]) kind {
 	return kind{
-		fresh:   func() any { return new(T) },
-		columns: r.columns.Definitions,
+		fresh:    func() any { return new(T) },
+		parts:    slices.Sorted(maps.Keys(r.parts)),
+		defaults: func(o any) { r.applyDefaults(o.(*T)) },
+		columns:  r.columns.Definitions,
 		decode: func(t *testing.T, m map[string]any) any {
 			t.Helper()
 			obj := new(T)
