@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -94,7 +93,7 @@ func (l layout) takeBack(ctx context.Context, o DownOptions) error {
 	if err := network.Remove(ctx, network.Config{Dir: l.path("network"), Instance: l.instance}); err != nil {
 		return err
 	}
-	if err := removeCgroups(l.instance); err != nil {
+	if err := removeCgroups(ctx, l.instance); err != nil {
 		return err
 	}
 	if err := l.remove(passing...); err != nil {
@@ -216,30 +215,10 @@ func (l layout) networkToEnd(ctx context.Context, o DownOptions) (*network.Netwo
 }
 
 // removeCgroups removes the instance's tree of empty cgroups.
-func removeCgroups(instance string) error {
+func removeCgroups(ctx context.Context, instance string) error {
 	layout, err := linux.Cgroups()
 	if err != nil {
 		return err
 	}
-	for _, root := range layout.Roots() {
-		var dirs []string
-		err := filepath.WalkDir(filepath.Join(root, instance), func(path string, d fs.DirEntry, err error) error {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			if err == nil && d.IsDir() {
-				dirs = append(dirs, path)
-			}
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("cannot clean up cgroups: %w", err)
-		}
-		for i := len(dirs) - 1; i >= 0; i-- {
-			if err := os.Remove(dirs[i]); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("cannot clean up cgroups: %w", err)
-			}
-		}
-	}
-	return nil
+	return layout.Remove(ctx, instance)
 }

@@ -72,17 +72,7 @@ func PodSpec(s *corev1.PodSpec) {
 	}
 	zero(&s.ServiceAccountName, s.DeprecatedServiceAccount)
 	s.DeprecatedServiceAccount = s.ServiceAccountName
-	for i := range s.InitContainers {
-		container(&s.InitContainers[i])
-	}
-	for i := range s.Containers {
-		container(&s.Containers[i])
-	}
-	for i := range s.EphemeralContainers {
-		c := corev1.Container(s.EphemeralContainers[i].EphemeralContainerCommon)
-		container(&c)
-		s.EphemeralContainers[i].EphemeralContainerCommon = corev1.EphemeralContainerCommon(c)
-	}
+	eachContainer(s, container)
 	for i := range s.Volumes {
 		volume(&s.Volumes[i])
 	}
@@ -90,6 +80,20 @@ func PodSpec(s *corev1.PodSpec) {
 	if s.Resources != nil {
 		limits(s.Resources.Limits)
 		limits(s.Resources.Requests)
+	}
+}
+
+// eachContainer changes containers of all kinds.
+func eachContainer(s *corev1.PodSpec, change func(*corev1.Container)) {
+	for i := range s.InitContainers {
+		change(&s.InitContainers[i])
+	}
+	for i := range s.Containers {
+		change(&s.Containers[i])
+	}
+	for i := range s.EphemeralContainers {
+		// The two types differ in their tags alone.
+		change((*corev1.Container)(&s.EphemeralContainers[i].EphemeralContainerCommon))
 	}
 }
 

@@ -155,17 +155,7 @@ func PrepareEndpointSlice(s, old *discoveryv1.EndpointSlice) {
 // off for another reason: a server without the feature does not keep them.
 func dropAlpha(s *corev1.PodSpec) {
 	s.SchedulingGroup, s.EvictionResponders = nil, nil
-	for i := range s.InitContainers {
-		dropAlphaOf(&s.InitContainers[i])
-	}
-	for i := range s.Containers {
-		dropAlphaOf(&s.Containers[i])
-	}
-	for i := range s.EphemeralContainers {
-		c := corev1.Container(s.EphemeralContainers[i].EphemeralContainerCommon)
-		dropAlphaOf(&c)
-		s.EphemeralContainers[i].EphemeralContainerCommon = corev1.EphemeralContainerCommon(c)
-	}
+	eachContainer(s, dropAlphaOf)
 	for i := range s.Volumes {
 		dropVolumeAlpha(&s.Volumes[i].VolumeSource)
 	}
