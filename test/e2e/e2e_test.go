@@ -210,16 +210,11 @@ func (c *cluster) down() error {
 	if left := belongings(c.dir, ""); len(left) > 0 {
 		return fmt.Errorf("peapod down --purge left:\n%s", strings.Join(left, "\n"))
 	}
-	// What the tests have put into the folder is theirs to remove.
-	for _, own := range []string{"examples.tar", "witness.tar", "witness", "up.log", ".kube"} {
-		if err := os.RemoveAll(filepath.Join(c.dir, own)); err != nil {
-			return err
-		}
+	if _, err := os.Lstat(c.dir); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("peapod down --purge left the data folder %s: %v", c.dir, err)
 	}
-	if err := os.Remove(c.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("peapod down --purge left something in the data folder: %w", err)
-	}
-	return nil
+	// What lies beside it is the tests' own.
+	return os.RemoveAll(c.home)
 }
 
 // command is the stock kubectl, not started.
