@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -223,23 +224,32 @@ func TestWatchLines(t *testing.T) {
 	t.Parallel()
 	w := c.command(t.Context(), "get", "pod", "watched", "-w", "--no-headers", "--ignore-not-found")
 	apply(t, "watched", "terminationGracePeriodSeconds: 1\ncontainers: [{name: c, image: "+image+", command: [sh, -c, \"trap 'exit 0' TERM; while :; do usleep 50000; done\"]}]\n")
-	var out strings.Builder
-	w.Stdout = &out
+	out, err := w.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := w.Start(); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "watched", "runs", ready)
-	must(t, "delete", "pod", "watched")
-	clock := time.NewTimer(time.Second) // the last line has its way
-	<-clock.C
-	_ = w.Process.Kill()
-	_ = w.Wait()
-	last := 0
-	for _, want := range []string{"Running", "Terminating"} {
-		i := strings.Index(out.String()[last:], want)
-		if i < 0 {
-			t.Fatalf("no %s in\n%s", want, out.String())
+	defer func() {
+		_ = w.Process.Kill() // it watches until it is ended
+		_ = w.Wait()
+	}()
+	// A watch that never says it is ended, and with it its lines.
+	late := time.AfterFunc(patience, func() { _ = w.Process.Kill() })
+	defer late.Stop()
+	lines := bufio.NewScanner(out)
+	until := func(want string) {
+		t.Helper()
+		var seen []string
+		for lines.Scan() {
+			if seen = append(seen, lines.Text()); strings.Contains(lines.Text(), want) {
+				return
+			}
 		}
-		last += i
+		t.Fatalf("no %s in\n%s", want, strings.Join(seen, "\n"))
 	}
+	until("Running")
+	must(t, "delete", "pod", "watched")
+	until("Terminating")
 }
