@@ -74,8 +74,16 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	defer broadcaster.Shutdown()
 	broadcaster.StartRecordingToSink(&typedcore.EventSinkImpl{Interface: s.cfg.Client.CoreV1().Events("")})
 	s.events = broadcaster.NewRecorder(clientscheme.Scheme, corev1.EventSource{Component: corev1.DefaultSchedulerName})
-	if err := s.follow(); err != nil {
+	synced, err := s.follow()
+	if err != nil {
 		return fmt.Errorf("cannot follow the cluster: %w", err)
+	}
+	for _, done := range synced {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return nil
+		}
 	}
 	var binds sync.WaitGroup
 	defer binds.Wait()
@@ -104,11 +112,20 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	}
 }
 
-// follow takes in Pods and nodes from the informers.
-func (s *Scheduler) follow() error {
-	_, err := s.cfg.Pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { s.podChanged(o.(*corev1.Pod)) },
-		UpdateFunc: func(_, o any) { s.podChanged(o.(*corev1.Pod)) },
+// follow takes in Pods and nodes from the informers. Each channel closes when
+// all that was there at the beginning has come: a choice before would count
+// Pods as absent that take room.
+func (s *Scheduler) follow() (synced []<-chan struct{}, err error) {
+	pods, err := s.cfg.Pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(o any) { s.podChanged(o.(*corev1.Pod)) },
+		UpdateFunc: func(old, o any) {
+			// A watch that broke off can tell of a removal and a Pod of the same
+			// name as one change.
+			if was, p := old.(*corev1.Pod), o.(*corev1.Pod); was.UID != p.UID {
+				s.podGone(was)
+			}
+			s.podChanged(o.(*corev1.Pod))
+		},
 		DeleteFunc: func(o any) {
 			if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
 				o = gone.Obj
@@ -119,9 +136,9 @@ func (s *Scheduler) follow() error {
 		},
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = s.cfg.Nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	nodes, err := s.cfg.Nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { s.nodeChanged(nil, o.(*corev1.Node)) },
 		UpdateFunc: func(old, o any) { s.nodeChanged(old.(*corev1.Node), o.(*corev1.Node)) },
 		DeleteFunc: func(o any) {
@@ -137,7 +154,10 @@ func (s *Scheduler) follow() error {
 			}
 		},
 	})
-	return err
+	if err != nil {
+		return nil, err
+	}
+	return []<-chan struct{}{pods.HasSyncedChecker().Done(), nodes.HasSyncedChecker().Done()}, nil
 }
 
 func ours(p *corev1.Pod) bool {

@@ -21,12 +21,20 @@ import (
 )
 
 // feed is an informer that a test speaks for.
-type feed struct{ h cache.ResourceEventHandler }
+type feed struct {
+	h    cache.ResourceEventHandler
+	full chan struct{} // closes when the first list has been told
+}
 
 func (f *feed) AddEventHandler(h cache.ResourceEventHandler) (cache.ResourceEventHandlerRegistration, error) {
 	f.h = h
-	return nil, nil
+	return f, nil
 }
+
+func (f *feed) HasSynced() bool                     { return cache.IsDone(f) }
+func (f *feed) HasSyncedChecker() cache.DoneChecker { return f }
+func (f *feed) Name() string                        { return "feed" }
+func (f *feed) Done() <-chan struct{}               { return f.full }
 
 // stage is a scheduler in virtual time, with what it wrote to the API.
 type stage struct {
@@ -39,11 +47,22 @@ type stage struct {
 	attempts []time.Time
 }
 
-// play runs do beside a scheduler. Call settle in it before looking.
+// play runs do beside a scheduler that has seen an empty cluster.
 func play(t *testing.T, do func(*stage)) {
+	t.Helper()
+	playCold(t, func(s *stage) {
+		close(s.pods.full)
+		close(s.nodes.full)
+		do(s)
+	})
+}
+
+// playCold runs do beside a scheduler whose informers have told nothing yet.
+func playCold(t *testing.T, do func(*stage)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := &stage{client: fake.NewClientset(), bound: map[string]string{}}
+		s.pods.full, s.nodes.full = make(chan struct{}), make(chan struct{})
 		s.client.PrependReactor("create", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
 			if a.GetSubresource() != "binding" {
 				return false, nil, nil
@@ -115,6 +134,53 @@ func (s *stage) messages(t *testing.T, reason string) (out []string) {
 func pass(d time.Duration) {
 	time.Sleep(d) // polls: the clock is the test's own
 	synctest.Wait()
+}
+
+// TestFirstChoiceWaitsForTheCluster: after a restart Pods and nodes come one by
+// one, and a choice in between would overcommit a node or find none.
+func TestFirstChoiceWaitsForTheCluster(t *testing.T) {
+	playCold(t, func(s *stage) {
+		s.create(t, testPod("new", 800))
+		s.nodes.h.OnAdd(testNode("n", 1000), true)
+		close(s.nodes.full)
+		synctest.Wait()
+		if s.on("new") != "" || len(s.messages(t, "FailedScheduling")) > 0 {
+			t.Fatalf("chosen %q, said %q before all Pods were known", s.on("new"), s.messages(t, "FailedScheduling"))
+		}
+		s.pods.h.OnAdd(placed(testPod("old", 800), "n"), true)
+		close(s.pods.full)
+		synctest.Wait()
+		if s.on("new") != "" {
+			t.Errorf("placed on %q, which is full", s.on("new"))
+		}
+		if got := s.messages(t, "FailedScheduling"); len(got) != 1 || !strings.HasPrefix(got[0], "0/1 nodes are available: 1 Insufficient cpu.") {
+			t.Errorf("said %q", got)
+		}
+	})
+}
+
+// TestStopsBeforeTheClusterIsKnown: an API that never answers holds nobody up.
+func TestStopsBeforeTheClusterIsKnown(t *testing.T) { playCold(t, func(*stage) {}) }
+
+// TestReplacedUnderOneName: a removal and a new Pod of the same name can come
+// as one change; the room of the first is free.
+func TestReplacedUnderOneName(t *testing.T) {
+	play(t, func(s *stage) {
+		s.nodes.h.OnAdd(testNode("n", 1000), false)
+		first := placed(testPod("p", 800), "n")
+		s.pods.h.OnAdd(first, false)
+		s.create(t, testPod("waits", 900))
+		if s.on("waits") != "" {
+			t.Fatalf("waits is on %q", s.on("waits"))
+		}
+		second := testPod("p", 100)
+		second.UID = "another"
+		s.pods.h.OnUpdate(first, second)
+		synctest.Wait()
+		if s.on("p") != "n" || s.on("waits") != "n" {
+			t.Errorf("the new Pod is on %q, the waiting one on %q", s.on("p"), s.on("waits"))
+		}
+	})
 }
 
 // TestWaitsForRoom: a Pod that fits nowhere says so once, and is placed the
