@@ -47,6 +47,9 @@ func NewManager(c *rest.Config, log logr.Logger) (manager.Manager, error) {
 
 // Add adds all controllers to a manager.
 func Add(m manager.Manager, c Config) error {
+	if err := indexPods(m); err != nil {
+		return fmt.Errorf("cannot index the Pods by their controllers: %w", err)
+	}
 	for _, add := range []func(manager.Manager, Config) error{addReplicaSet, addReplicationController, addServiceAccount, addRootCA, addNamespace, addEndpoints, addGarbage, addPodGC} {
 		if err := add(m, c); err != nil {
 			return fmt.Errorf("cannot add controller: %w", err)

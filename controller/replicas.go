@@ -9,27 +9,37 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"math/bits"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/peapod/peapod/api/pod"
 )
 
-// burst bounds how many Pods one reconciliation makes or removes, as
-// kube-controller-manager's BurstReplicas.
-const burst = 500
+const (
+	// burst bounds how many Pods one reconciliation makes or removes, as
+	// kube-controller-manager's BurstReplicas.
+	burst = 500
+	// unseen is how long an owner waits at most for the cache to show what was
+	// done: a Pod that came and went while the watch was broken makes no event.
+	unseen = 30 * time.Second
+	// byController is the cache's index of Pods by the UID of their controller,
+	// which is empty when there is none.
+	byController = "controller"
+)
 
 // replicas is what ReplicaSet and ReplicationController have in common: a
 // number of Pods that match a selector.
@@ -39,65 +49,36 @@ type replicas struct {
 	live   client.Reader
 	events record.EventRecorder
 	gvk    schema.GroupVersionKind
-	seen   expectations
+	// seen is the resource version up to which the cache knows of Pods.
+	seen     func() string
+	expected expectations
 }
 
-// expectations remember the Pods just created and removed until the cache
-// shows them, so that no reconciliation acts twice on the same lack.
-type expectations struct {
-	mu      sync.Mutex // guards the fields below
-	created map[types.UID]map[types.UID]bool
-	removed map[types.UID]map[types.UID]bool
-}
-
-func (e *expectations) note(m *map[types.UID]map[types.UID]bool, owner, uid types.UID) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if *m == nil {
-		*m = map[types.UID]map[types.UID]bool{}
+func newReplicas(m manager.Manager, component string, gvk schema.GroupVersionKind) (*replicas, error) {
+	informer, err := m.GetCache().GetInformer(context.Background(), &corev1.Pod{}, cache.BlockUntilSynced(false))
+	if err != nil {
+		return nil, err
 	}
-	if (*m)[owner] == nil {
-		(*m)[owner] = map[types.UID]bool{}
+	pods, ok := informer.(toolscache.SharedInformer)
+	if !ok {
+		return nil, fmt.Errorf("cannot ask %T how far it has come", informer)
 	}
-	(*m)[owner][uid] = true
+	return &replicas{
+		client: m.GetClient(), live: m.GetAPIReader(), events: m.GetEventRecorderFor(component), gvk: gvk,
+		seen: func() string { return pods.GetStore().LastStoreSyncResourceVersion() },
+	}, nil
 }
 
-// fulfilled drops what the cache shows by now, and says whether all is seen.
-func (e *expectations) fulfilled(owner types.UID, listed map[types.UID]*corev1.Pod) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for uid := range e.created[owner] {
-		if listed[uid] != nil {
-			delete(e.created[owner], uid)
-		}
+// indexPods lets Pods be listed by their controller.
+func indexPods(m manager.Manager) error {
+	return m.GetFieldIndexer().IndexField(context.Background(), &corev1.Pod{}, byController, controllerOf)
+}
+
+func controllerOf(o client.Object) []string {
+	if ref := metav1.GetControllerOfNoCopy(o); ref != nil {
+		return []string{string(ref.UID)}
 	}
-	for uid := range e.removed[owner] {
-		if p := listed[uid]; p == nil || p.DeletionTimestamp != nil {
-			delete(e.removed[owner], uid)
-		}
-	}
-	return len(e.created[owner]) == 0 && len(e.removed[owner]) == 0
-}
-
-func (e *expectations) forget(owner types.UID) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.created, owner)
-	delete(e.removed, owner)
-}
-
-// drop takes back that a Pod is being removed: it could not be.
-func (e *expectations) drop(owner, uid types.UID) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.removed[owner], uid)
-}
-
-// podGone takes a created Pod off that was removed before it was ever listed.
-func (e *expectations) podGone(owner, uid types.UID) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.created[owner], uid)
+	return []string{""}
 }
 
 // counts are a status.
@@ -106,72 +87,96 @@ type counts struct {
 	failure                                       error
 }
 
-// sync makes the number of Pods of owner what it wants. after says when a Pod
-// will have been ready for long enough.
+// sync makes the number of Pods of owner what it wants. after says when it
+// should be looked at again whatever happens.
 func (r *replicas) sync(ctx context.Context, owner client.Object, selector labels.Selector, template *corev1.PodTemplateSpec, want, minReady int32) (c counts, after time.Duration, err error) {
-	var all corev1.PodList
-	if err := r.client.List(ctx, &all, client.InNamespace(owner.GetNamespace())); err != nil {
-		return c, 0, err
-	}
-	byUID := map[types.UID]*corev1.Pod{}
-	for i := range all.Items {
-		byUID[all.Items[i].UID] = &all.Items[i]
-	}
-	settled := r.seen.fulfilled(owner.GetUID(), byUID)
-	mine, err := r.claim(ctx, owner, selector, all.Items)
+	seen := r.seen()
+	all, err := r.list(ctx, owner)
 	if err != nil {
 		return c, 0, err
 	}
+	settled := r.expected.fulfilled(owner, seen, all)
 	var active []*corev1.Pod
-	for _, p := range mine {
-		switch {
+	for i := range all {
+		switch p := &all[i]; {
 		case pod.Active(p):
 			active = append(active, p)
-		case p.DeletionTimestamp != nil && !pod.Terminal(p):
+		case p.DeletionTimestamp != nil && !pod.Terminal(p) && metav1.IsControlledBy(p, owner) && selector.Matches(labels.Set(p.Labels)):
 			c.terminating++
 		}
 	}
-	if settled && owner.GetDeletionTimestamp() == nil {
-		c.failure = r.manage(ctx, owner, template, active, int(want))
+	mine, err := r.claim(ctx, owner, selector, active)
+	if err != nil {
+		return c, 0, err
 	}
-	after = r.count(&c, active, template, minReady)
+	after = r.count(&c, mine, template, minReady)
+	switch {
+	case !settled:
+		after = cmp.Or(min(after, unseen), unseen)
+	case owner.GetDeletionTimestamp() == nil:
+		c.failure = r.manage(ctx, owner, template, mine, int(want))
+	}
 	return c, after, nil
 }
 
-// claim takes over matching Pods without an owner and lets go of own ones that
-// match no more.
-func (r *replicas) claim(ctx context.Context, owner client.Object, selector labels.Selector, all []corev1.Pod) (mine []*corev1.Pod, err error) {
-	checked := false
-	for i := range all {
-		p := &all[i]
-		ref := metav1.GetControllerOf(p)
-		matches := selector.Matches(labels.Set(p.Labels))
+// list reads the Pods of owner and those that nobody controls from the cache.
+// They are not copied: none may be changed.
+func (r *replicas) list(ctx context.Context, owner client.Object) (all []corev1.Pod, err error) {
+	for _, uid := range []types.UID{owner.GetUID(), ""} {
+		var some corev1.PodList
+		if err := r.client.List(ctx, &some, client.InNamespace(owner.GetNamespace()), client.MatchingFields{byController: string(uid)}, client.UnsafeDisableDeepCopy); err != nil {
+			return nil, err
+		}
+		all = append(all, some.Items...)
+	}
+	return all, nil
+}
+
+// claim takes over matching Pods without a controller and lets go of own ones
+// that match no more. A Pod that may or may not be owned is an error, so that
+// none is made in its place.
+func (r *replicas) claim(ctx context.Context, owner client.Object, selector labels.Selector, active []*corev1.Pod) (mine []*corev1.Pod, err error) {
+	mayAdopt := sync.OnceValue(func() error { return r.mayAdopt(ctx, owner) })
+	ending := owner.GetDeletionTimestamp() != nil
+	for _, p := range active {
+		ref, matches := metav1.GetControllerOfNoCopy(p), selector.Matches(labels.Set(p.Labels))
 		switch {
 		case ref != nil && ref.UID != owner.GetUID():
 		case ref != nil && matches:
 			mine = append(mine, p)
-		case ref != nil:
-			if owner.GetDeletionTimestamp() == nil {
-				err = errors.Join(err, ignoreGone(r.patchOwners(ctx, p, fmt.Sprintf(`{"$patch":"delete","uid":%q}`, owner.GetUID()))))
+		case ref != nil && !ending:
+			err = errors.Join(err, ignoreGone(r.patchOwners(ctx, p, fmt.Sprintf(`{"$patch":"delete","uid":%q}`, owner.GetUID()))))
+		case ref == nil && matches && !ending:
+			adoptErr := mayAdopt()
+			if adoptErr == nil {
+				adopt := fmt.Sprintf(`{"apiVersion":%q,"kind":%q,"name":%q,"uid":%q,"controller":true,"blockOwnerDeletion":true}`, r.gvk.GroupVersion(), r.gvk.Kind, owner.GetName(), owner.GetUID())
+				adoptErr = r.patchOwners(ctx, p, adopt)
 			}
-		case matches && owner.GetDeletionTimestamp() == nil && p.DeletionTimestamp == nil && !pod.Terminal(p):
-			if !checked {
-				// The owner must still be there under this UID, whatever the cache says.
-				fresh := owner.DeepCopyObject().(client.Object)
-				if liveErr := r.live.Get(ctx, client.ObjectKeyFromObject(owner), fresh); liveErr != nil || fresh.GetUID() != owner.GetUID() || fresh.GetDeletionTimestamp() != nil {
-					return mine, errors.Join(err, liveErr)
-				}
-				checked = true
+			switch {
+			case adoptErr == nil:
+				mine = append(mine, p)
+			case !apierrors.IsNotFound(adoptErr):
+				err = errors.Join(err, fmt.Errorf("cannot adopt Pod %s/%s (%s): %w", p.Namespace, p.Name, p.UID, adoptErr))
 			}
-			adopt := fmt.Sprintf(`{"apiVersion":%q,"kind":%q,"name":%q,"uid":%q,"controller":true,"blockOwnerDeletion":true}`, r.gvk.GroupVersion(), r.gvk.Kind, owner.GetName(), owner.GetUID())
-			if patchErr := r.patchOwners(ctx, p, adopt); patchErr != nil {
-				err = errors.Join(err, ignoreGone(patchErr))
-				continue
-			}
-			mine = append(mine, p)
 		}
 	}
 	return mine, err
+}
+
+// mayAdopt asks past the cache whether the owner is still there under its UID
+// and not ending.
+func (r *replicas) mayAdopt(ctx context.Context, owner client.Object) error {
+	fresh := owner.DeepCopyObject().(client.Object)
+	if err := r.live.Get(ctx, client.ObjectKeyFromObject(owner), fresh); err != nil {
+		return err
+	}
+	if fresh.GetUID() != owner.GetUID() {
+		return fmt.Errorf("the original %s %s/%s is gone: its UID is %s, not %s", r.gvk.Kind, owner.GetNamespace(), owner.GetName(), fresh.GetUID(), owner.GetUID())
+	}
+	if fresh.GetDeletionTimestamp() != nil {
+		return fmt.Errorf("%s/%s has just been deleted at %v", fresh.GetNamespace(), fresh.GetName(), fresh.GetDeletionTimestamp())
+	}
+	return nil
 }
 
 func ignoreGone(err error) error {
@@ -187,29 +192,72 @@ func (r *replicas) patchOwners(ctx context.Context, p *corev1.Pod, ref string) e
 }
 
 // manage makes or removes the difference.
-func (r *replicas) manage(ctx context.Context, owner client.Object, template *corev1.PodTemplateSpec, active []*corev1.Pod, want int) error {
-	if diff := want - len(active); diff > 0 {
-		return r.slowStart(min(diff, burst), func() error { return r.create(ctx, owner, template) })
+func (r *replicas) manage(ctx context.Context, owner client.Object, template *corev1.PodTemplateSpec, mine []*corev1.Pod, want int) error {
+	if lack := want - len(mine); lack > 0 {
+		err := r.slowStart(min(lack, burst), func() error { return r.create(ctx, owner, template) })
+		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			return nil // nothing can be made there any more, and that is no failure
+		}
+		return err
 	}
-	surplus := min(len(active)-want, burst)
+	surplus := min(len(mine)-want, burst)
 	if surplus <= 0 {
 		return nil
 	}
-	rank(active, time.Now())
-	var errs []error
-	for _, p := range active[:surplus] {
-		r.seen.note(&r.seen.removed, owner.GetUID(), p.UID)
-		if err := r.client.Delete(ctx, p, client.Preconditions{UID: &p.UID}); err != nil {
-			r.seen.drop(owner.GetUID(), p.UID)
-			if !apierrors.IsNotFound(err) {
-				r.events.Eventf(owner, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
-				errs = append(errs, err)
-			}
-			continue
+	if surplus < len(mine) {
+		kin, err := r.kin(ctx, owner)
+		if err != nil {
+			return err
 		}
-		r.events.Eventf(owner, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", p.Name)
+		rank(mine, kin, time.Now())
 	}
-	return errors.Join(errs...)
+	errs := make([]error, surplus)
+	var all sync.WaitGroup
+	for i, p := range mine[:surplus] {
+		all.Go(func() { errs[i] = r.remove(ctx, owner, p) })
+	}
+	all.Wait()
+	return cmp.Or(errs...) // the others have been told in events, and are likely the same
+}
+
+// kin are the Pods of owner and of the other ReplicaSets that have the same
+// controller: a Deployment's replicas count together when nodes are compared.
+func (r *replicas) kin(ctx context.Context, owner client.Object) (all []corev1.Pod, err error) {
+	family := []types.UID{owner.GetUID()}
+	if parent := metav1.GetControllerOfNoCopy(owner); parent != nil {
+		var sets appsv1.ReplicaSetList
+		if err := r.client.List(ctx, &sets, client.InNamespace(owner.GetNamespace()), client.UnsafeDisableDeepCopy); err != nil {
+			return nil, err
+		}
+		for i := range sets.Items {
+			if ref := metav1.GetControllerOfNoCopy(&sets.Items[i]); ref != nil && ref.UID == parent.UID && sets.Items[i].UID != owner.GetUID() {
+				family = append(family, sets.Items[i].UID)
+			}
+		}
+	}
+	for _, uid := range family {
+		var some corev1.PodList
+		if err := r.client.List(ctx, &some, client.InNamespace(owner.GetNamespace()), client.MatchingFields{byController: string(uid)}, client.UnsafeDisableDeepCopy); err != nil {
+			return nil, err
+		}
+		all = append(all, some.Items...)
+	}
+	return all, nil
+}
+
+func (r *replicas) remove(ctx context.Context, owner client.Object, p *corev1.Pod) error {
+	r.expected.removed(owner, p)
+	err := r.client.Delete(ctx, p, client.Preconditions{UID: &p.UID})
+	switch {
+	case err == nil:
+		r.events.Eventf(owner, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", p.Name)
+		return nil
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+		return nil // it is gone, and maybe another has its name; the cache will tell
+	}
+	r.expected.kept(owner, p)
+	r.events.Eventf(owner, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
+	return fmt.Errorf("unable to delete pods: %w", err) // upstream's words: they become the condition's message
 }
 
 // slowStart calls f n times, in batches of 1, 2, 4 and so on, and stops after
@@ -242,74 +290,9 @@ func (r *replicas) create(ctx context.Context, owner client.Object, template *co
 		}
 		return err
 	}
-	r.seen.note(&r.seen.created, owner.GetUID(), p.UID)
+	r.expected.created(owner, p)
 	r.events.Eventf(owner, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", p.Name)
 	return nil
-}
-
-// rank puts first what is missed least when Pods are removed: not assigned,
-// pending, not ready, low deletion cost (KEP-2255), with most of its kind on
-// the same node, ready for less long, the restless, then the younger. Times are
-// told apart by their order of magnitude only (KEP-2185), so that a node does
-// not lose all it has because it was filled a moment later.
-func rank(list []*corev1.Pod, now time.Time) {
-	onNode := map[string]int{}
-	for _, p := range list {
-		onNode[p.Spec.NodeName]++
-	}
-	phase := map[corev1.PodPhase]int{corev1.PodPending: 0, corev1.PodUnknown: 1, corev1.PodRunning: 2}
-	slices.SortStableFunc(list, func(a, b *corev1.Pod) int {
-		return cmp.Or(
-			order(a.Spec.NodeName != "", b.Spec.NodeName != ""), phase[a.Status.Phase]-phase[b.Status.Phase],
-			order(pod.Ready(a), pod.Ready(b)), cmp.Compare(deletionCost(a), deletionCost(b)),
-			onNode[b.Spec.NodeName]-onNode[a.Spec.NodeName],
-			cmp.Compare(magnitude(now, readySince(a)), magnitude(now, readySince(b))),
-			int(restarts(b)-restarts(a)),
-			cmp.Compare(magnitude(now, a.CreationTimestamp.Time), magnitude(now, b.CreationTimestamp.Time)),
-			cmp.Compare(a.UID, b.UID))
-	})
-}
-
-// order puts false before true.
-func order(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
-}
-
-func deletionCost(p *corev1.Pod) int {
-	n, err := strconv.Atoi(p.Annotations[corev1.PodDeletionCost])
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
-func restarts(p *corev1.Pod) (n int32) {
-	for _, c := range p.Status.ContainerStatuses {
-		n = max(n, c.RestartCount)
-	}
-	return n
-}
-
-func readySince(p *corev1.Pod) time.Time {
-	if c := pod.Condition(&p.Status, corev1.PodReady); c != nil && c.Status == corev1.ConditionTrue {
-		return c.LastTransitionTime.Time
-	}
-	return time.Time{}
-}
-
-// magnitude is the power of two of an age in nanoseconds; no time is the
-// youngest.
-func magnitude(now, t time.Time) int {
-	if t.IsZero() {
-		return -1
-	}
-	return bits.Len64(uint64(max(now.Sub(t), 0)))
 }
 
 // count fills in the status, and says when the next Pod becomes available.

@@ -36,6 +36,13 @@ func TestRank(t *testing.T) {
 	costs := func(n string) func(*corev1.Pod) {
 		return func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.PodDeletionCost: n} }
 	}
+	sidecar := func(n int32) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			always := corev1.ContainerRestartPolicyAlways
+			p.Spec.InitContainers = []corev1.Container{{Name: "beside", RestartPolicy: &always}, {Name: "before"}}
+			p.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "beside", RestartCount: n}, {Name: "before", RestartCount: 9}}
+		}
+	}
 	want := []*corev1.Pod{
 		replica("unassigned", unready, func(p *corev1.Pod) { p.Spec.NodeName, p.Status.Phase = "", corev1.PodPending }),
 		replica("pending", unready, func(p *corev1.Pod) { p.Status.Phase = corev1.PodPending }),
@@ -48,15 +55,24 @@ func TestRank(t *testing.T) {
 			p.Status.Conditions[0].LastTransitionTime = metav1.NewTime(noon.Add(-time.Minute))
 		}),
 		replica("restless", func(p *corev1.Pod) { p.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: 3}} }),
+		replica("restless beside", sidecar(2)),
 		replica("z plain"),
 		replica("a older", func(p *corev1.Pod) { p.CreationTimestamp = metav1.NewTime(noon.Add(-24 * time.Hour)) }),
 		replica("dear", costs("5")),
 	}
+	var kin []corev1.Pod
+	for _, p := range want {
+		kin = append(kin, *p)
+	}
+	// What a sibling has on a node counts, unless it is over.
+	kin = append(kin, *replica("sibling", func(p *corev1.Pod) { p.Spec.NodeName = "crowd" }), *replica("over", func(p *corev1.Pod) {
+		p.Spec.NodeName, p.Status.Phase = "node-of-z plain", corev1.PodFailed
+	}))
 	for i := range 50 {
 		got := slices.Clone(want)
 		r := rand.New(rand.NewPCG(uint64(i), 1))
 		r.Shuffle(len(got), func(a, b int) { got[a], got[b] = got[b], got[a] })
-		rank(got, noon)
+		rank(got, kin, noon)
 		for k := range want {
 			if got[k] != want[k] {
 				t.Fatalf("shuffle %d, place %d: %s, want %s", i, k, got[k].Name, want[k].Name)
@@ -84,34 +100,40 @@ func TestSlowStart(t *testing.T) {
 // TestExpectations: nothing is settled until the cache shows what was done.
 func TestExpectations(t *testing.T) {
 	var e expectations
-	listed := map[types.UID]*corev1.Pod{}
-	if !e.fulfilled("rs", listed) {
+	owner := &corev1.ReplicationController{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "rc", UID: "1"}}
+	made := func(rv string) *corev1.Pod { return replica("p"+rv, func(p *corev1.Pod) { p.ResourceVersion = rv }) }
+	if !e.fulfilled(owner, "1", nil) {
 		t.Error("nothing done is not settled")
 	}
-	e.note(&e.created, "rs", "a")
-	e.note(&e.created, "rs", "b")
-	e.note(&e.created, "other", "c")
-	if e.fulfilled("rs", listed) {
-		t.Error("settled before the cache shows a Pod")
+	e.created(owner, made("100"))
+	e.created(owner, made("99"))
+	for seen, want := range map[string]bool{"": false, "20": false, "99": false} {
+		if e.fulfilled(owner, seen, nil) != want {
+			t.Errorf("settled at %q is %v", seen, !want)
+		}
 	}
-	listed["a"] = replica("a")
-	if e.fulfilled("rs", listed) {
-		t.Error("settled before the cache shows all")
-	}
-	e.podGone("rs", "b") // removed before it was ever listed
-	if !e.fulfilled("rs", listed) {
+	if !e.fulfilled(owner, "101", nil) {
 		t.Error("a Pod that came and went is awaited for ever")
 	}
-	e.note(&e.removed, "rs", "a")
-	if e.fulfilled("rs", listed) {
+	a, b := *replica("a"), *replica("b")
+	e.removed(owner, &a)
+	e.removed(owner, &b)
+	e.kept(owner, &b)
+	if e.fulfilled(owner, "101", []corev1.Pod{a, b}) {
 		t.Error("settled while a removed Pod looks alive")
 	}
-	listed["a"].DeletionTimestamp = &metav1.Time{Time: noon}
-	if !e.fulfilled("rs", listed) {
-		t.Error("a Pod that is going is still awaited")
+	other := owner.DeepCopy()
+	other.UID = "2"
+	if !e.fulfilled(other, "101", []corev1.Pod{a, b}) {
+		t.Error("a namesake waits for what another did")
 	}
-	e.forget("other")
-	if !e.fulfilled("other", listed) {
+	a.DeletionTimestamp = &metav1.Time{Time: noon}
+	if !e.fulfilled(owner, "101", []corev1.Pod{a, b}) || len(e.done) > 0 {
+		t.Error("a Pod that is ending is still awaited")
+	}
+	e.removed(owner, &b)
+	e.forget(types.NamespacedName{Namespace: "ns", Name: "rc"})
+	if len(e.done) > 0 {
 		t.Error("what was forgotten is awaited")
 	}
 }

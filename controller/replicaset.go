@@ -5,7 +5,6 @@ package controller
 import (
 	"context"
 	"slices"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -23,7 +22,10 @@ import (
 
 // addReplicaSet keeps ReplicaSets true.
 func addReplicaSet(m manager.Manager, _ Config) error {
-	r := &replicas{client: m.GetClient(), live: m.GetAPIReader(), events: m.GetEventRecorderFor("replicaset-controller"), gvk: appsv1.SchemeGroupVersion.WithKind("ReplicaSet")}
+	r, err := newReplicas(m, "replicaset-controller", appsv1.SchemeGroupVersion.WithKind("ReplicaSet"))
+	if err != nil {
+		return err
+	}
 	return ctrl.NewControllerManagedBy(m).Named("replicaset").For(&appsv1.ReplicaSet{}).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 			return r.owners(ctx, o.(*corev1.Pod), func(ctx context.Context, p *corev1.Pod) []client.Object {
@@ -39,7 +41,7 @@ func addReplicaSet(m manager.Manager, _ Config) error {
 				})
 			})
 		})).
-		Complete(reconcile.AsReconciler(m.GetClient(), reconcile.ObjectReconciler[*appsv1.ReplicaSet](replicaSet{r})))
+		Complete(replicaSet{r})
 }
 
 // matching lists a kind in the Pod's namespace and picks what selects it.
@@ -57,9 +59,6 @@ func (r *replicas) owners(ctx context.Context, p *corev1.Pod, candidates func(co
 		if ref.Kind != r.gvk.Kind {
 			return nil
 		}
-		if p.DeletionTimestamp != nil {
-			r.seen.podGone(ref.UID, p.UID)
-		}
 		return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: p.Namespace, Name: ref.Name}}}
 	}
 	var out []reconcile.Request
@@ -71,7 +70,11 @@ func (r *replicas) owners(ctx context.Context, p *corev1.Pod, candidates func(co
 
 type replicaSet struct{ *replicas }
 
-func (r replicaSet) Reconcile(ctx context.Context, rs *appsv1.ReplicaSet) (reconcile.Result, error) {
+func (r replicaSet) Reconcile(ctx context.Context, q reconcile.Request) (reconcile.Result, error) {
+	rs := &appsv1.ReplicaSet{}
+	if err := r.get(ctx, q, rs); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
 	selector, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
 	if err != nil {
 		return reconcile.Result{}, nil // validation keeps such a thing out
@@ -84,27 +87,39 @@ func (r replicaSet) Reconcile(ctx context.Context, rs *appsv1.ReplicaSet) (recon
 		Replicas: c.total, FullyLabeledReplicas: c.labeled, ReadyReplicas: c.ready, AvailableReplicas: c.available,
 		TerminatingReplicas: &c.terminating, ObservedGeneration: rs.Generation, Conditions: slices.Clone(rs.Status.Conditions),
 	}
-	st.Conditions = slices.DeleteFunc(st.Conditions, func(x appsv1.ReplicaSetCondition) bool {
-		return x.Type == appsv1.ReplicaSetReplicaFailure && c.failure == nil
-	})
-	if c.failure != nil && len(st.Conditions) == 0 {
-		st.Conditions = append(st.Conditions, appsv1.ReplicaSetCondition{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: failureReason(rs.Spec.Replicas, c), Message: c.failure.Error(), LastTransitionTime: metav1.NewTime(time.Now().Truncate(time.Second))})
+	failed := slices.IndexFunc(st.Conditions, func(x appsv1.ReplicaSetCondition) bool { return x.Type == appsv1.ReplicaSetReplicaFailure })
+	switch {
+	case c.failure == nil && failed >= 0:
+		st.Conditions = slices.Delete(st.Conditions, failed, failed+1)
+	case c.failure != nil && failed < 0:
+		st.Conditions = append(st.Conditions, appsv1.ReplicaSetCondition{
+			Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now().Rfc3339Copy(),
+			Reason: failureReason(*rs.Spec.Replicas, c), Message: c.failure.Error(),
+		})
 	}
 	if !equality.Semantic.DeepEqual(rs.Status, st) {
-		up := rs.DeepCopy()
-		up.Status = st
-		if err := r.client.Status().Update(ctx, up); err != nil {
+		rs.Status = st
+		if err := r.client.Status().Update(ctx, rs); err != nil {
 			return reconcile.Result{}, ignoreStale(err)
 		}
 	}
 	return reconcile.Result{RequeueAfter: after}, c.failure
 }
 
-func failureReason(want *int32, c counts) string {
-	if c.total < *want {
+func failureReason(want int32, c counts) string {
+	if c.total < want {
 		return "FailedCreate"
 	}
 	return "FailedDelete"
+}
+
+// get reads an owner. Of one that is gone nothing is expected any more.
+func (r *replicas) get(ctx context.Context, q reconcile.Request, owner client.Object) error {
+	err := r.client.Get(ctx, q.NamespacedName, owner)
+	if apierrors.IsNotFound(err) {
+		r.expected.forget(q.NamespacedName)
+	}
+	return err
 }
 
 // ignoreStale: a write that lost to another is repeated by its event.

@@ -5,7 +5,6 @@ package controller
 import (
 	"context"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -20,7 +19,10 @@ import (
 
 // addReplicationController keeps ReplicationControllers true.
 func addReplicationController(m manager.Manager, _ Config) error {
-	r := &replicas{client: m.GetClient(), live: m.GetAPIReader(), events: m.GetEventRecorderFor("replication-controller"), gvk: corev1.SchemeGroupVersion.WithKind("ReplicationController")}
+	r, err := newReplicas(m, "replication-controller", corev1.SchemeGroupVersion.WithKind("ReplicationController"))
+	if err != nil {
+		return err
+	}
 	return ctrl.NewControllerManagedBy(m).Named("replicationcontroller").For(&corev1.ReplicationController{}).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 			return r.owners(ctx, o.(*corev1.Pod), func(ctx context.Context, p *corev1.Pod) []client.Object {
@@ -35,12 +37,16 @@ func addReplicationController(m manager.Manager, _ Config) error {
 				})
 			})
 		})).
-		Complete(reconcile.AsReconciler(m.GetClient(), reconcile.ObjectReconciler[*corev1.ReplicationController](replicationController{r})))
+		Complete(replicationController{r})
 }
 
 type replicationController struct{ *replicas }
 
-func (r replicationController) Reconcile(ctx context.Context, rc *corev1.ReplicationController) (reconcile.Result, error) {
+func (r replicationController) Reconcile(ctx context.Context, q reconcile.Request) (reconcile.Result, error) {
+	rc := &corev1.ReplicationController{}
+	if err := r.get(ctx, q, rc); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
 	c, after, err := r.sync(ctx, rc, labels.Set(rc.Spec.Selector).AsSelectorPreValidated(), rc.Spec.Template, *rc.Spec.Replicas, rc.Spec.MinReadySeconds)
 	if err != nil {
 		return reconcile.Result{}, err
@@ -49,16 +55,21 @@ func (r replicationController) Reconcile(ctx context.Context, rc *corev1.Replica
 		Replicas: c.total, FullyLabeledReplicas: c.labeled, ReadyReplicas: c.ready, AvailableReplicas: c.available,
 		ObservedGeneration: rc.Generation, Conditions: slices.Clone(rc.Status.Conditions),
 	}
-	st.Conditions = slices.DeleteFunc(st.Conditions, func(x corev1.ReplicationControllerCondition) bool {
-		return x.Type == corev1.ReplicationControllerReplicaFailure && c.failure == nil
+	failed := slices.IndexFunc(st.Conditions, func(x corev1.ReplicationControllerCondition) bool {
+		return x.Type == corev1.ReplicationControllerReplicaFailure
 	})
-	if c.failure != nil && len(st.Conditions) == 0 {
-		st.Conditions = append(st.Conditions, corev1.ReplicationControllerCondition{Type: corev1.ReplicationControllerReplicaFailure, Status: corev1.ConditionTrue, Reason: failureReason(rc.Spec.Replicas, c), Message: c.failure.Error(), LastTransitionTime: metav1.NewTime(time.Now().Truncate(time.Second))})
+	switch {
+	case c.failure == nil && failed >= 0:
+		st.Conditions = slices.Delete(st.Conditions, failed, failed+1)
+	case c.failure != nil && failed < 0:
+		st.Conditions = append(st.Conditions, corev1.ReplicationControllerCondition{
+			Type: corev1.ReplicationControllerReplicaFailure, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now().Rfc3339Copy(),
+			Reason: failureReason(*rc.Spec.Replicas, c), Message: c.failure.Error(),
+		})
 	}
 	if !equality.Semantic.DeepEqual(rc.Status, st) {
-		up := rc.DeepCopy()
-		up.Status = st
-		if err := r.client.Status().Update(ctx, up); err != nil {
+		rc.Status = st
+		if err := r.client.Status().Update(ctx, rc); err != nil {
 			return reconcile.Result{}, ignoreStale(err)
 		}
 	}

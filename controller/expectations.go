@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// expectations remember what was done for an owner until the cache shows it,
+// so that no reconciliation acts twice on the same lack. A creation is seen
+// when the cache is as new as the Pod was then, whether the Pod is still there
+// or not (KEP-5647); a removal when the Pod is ending or gone.
+type expectations struct {
+	mu   sync.Mutex // guards the map and what it leads to
+	done map[types.NamespacedName]*deeds
+}
+
+// deeds are what was done for one owner.
+type deeds struct {
+	owner   types.UID
+	created string // the highest resource version of a created Pod
+	removed map[types.UID]bool
+}
+
+// of finds or makes the record of an owner. Another of the same name has none
+// yet. The lock is held.
+func (e *expectations) of(owner client.Object) *deeds {
+	key := client.ObjectKeyFromObject(owner)
+	if d := e.done[key]; d != nil && d.owner == owner.GetUID() {
+		return d
+	}
+	if e.done == nil {
+		e.done = map[types.NamespacedName]*deeds{}
+	}
+	d := &deeds{owner: owner.GetUID(), removed: map[types.UID]bool{}}
+	e.done[key] = d
+	return d
+}
+
+func (e *expectations) created(owner client.Object, p *corev1.Pod) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if d := e.of(owner); d.created == "" || newer(p.ResourceVersion, d.created) {
+		d.created = p.ResourceVersion
+	}
+}
+
+func (e *expectations) removed(owner client.Object, p *corev1.Pod) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.of(owner).removed[p.UID] = true
+}
+
+// kept takes back that a Pod is being removed: it could not be.
+func (e *expectations) kept(owner client.Object, p *corev1.Pod) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.of(owner).removed, p.UID)
+}
+
+// fulfilled drops what can be seen by now, and says whether that is all. seen
+// is the resource version that the cache had reached before listed was read
+// from it.
+func (e *expectations) fulfilled(owner client.Object, seen string, listed []corev1.Pod) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	key := client.ObjectKeyFromObject(owner)
+	d := e.done[key]
+	if d == nil || d.owner != owner.GetUID() {
+		return true
+	}
+	alive := map[types.UID]bool{}
+	for i := range listed {
+		alive[listed[i].UID] = listed[i].DeletionTimestamp == nil
+	}
+	for uid := range d.removed {
+		if !alive[uid] {
+			delete(d.removed, uid)
+		}
+	}
+	if d.created != "" && !newer(d.created, seen) {
+		d.created = ""
+	}
+	if d.created != "" || len(d.removed) > 0 {
+		return false
+	}
+	delete(e.done, key)
+	return true
+}
+
+func (e *expectations) forget(owner types.NamespacedName) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.done, owner)
+}
+
+// newer says whether a resource version is higher than another; any is higher
+// than one that is none.
+func newer(a, b string) bool {
+	order, err := resourceversion.CompareResourceVersion(a, b)
+	return err != nil || order > 0
+}
