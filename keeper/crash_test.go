@@ -260,6 +260,17 @@ func TestLaunchTogether(t *testing.T) {
 	}
 }
 
+// TestLaunchWhileItDies: a keeper's connections may end before its socket
+// does, so who sees the one and launches still finds the other.
+func TestLaunchWhileItDies(t *testing.T) {
+	n := newNode(t)
+	for range 100 {
+		kill(t, n.client.Process().Pid)
+		<-n.client.Done()
+		n.launch()
+	}
+}
+
 // TestLaunchFails: why a keeper does not start is said.
 func TestLaunchFails(t *testing.T) {
 	dir := t.TempDir()

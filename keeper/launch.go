@@ -59,11 +59,18 @@ func launch(ctx context.Context, cfg Config) (*Client, error) {
 		return nil, err
 	}
 	defer unlock()
-	c, err := connect(ctx, dir)
-	if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, os.ErrNotExist) {
-		return c, err
+	for {
+		c, err := connect(ctx, dir)
+		switch {
+		case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
+			return start(ctx, cfg.Binary, dir)
+		case errors.Is(err, ErrGone):
+			// A keeper that is being killed: its connections end before
+			// its socket does. The next one is refused, soon.
+		default:
+			return c, err
+		}
 	}
-	return start(ctx, cfg.Binary, dir)
 }
 
 // lockLaunch waits until no other client is launching.

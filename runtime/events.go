@@ -18,13 +18,21 @@ const backlog = 1024
 
 // hub hands every event to every follower.
 type hub struct {
-	mu        sync.Mutex // guards followers
+	mu        sync.Mutex // guards the fields below
 	followers map[chan *runtimeapi.ContainerEventResponse]bool
+	closed    bool
 }
 
+// follow returns a channel of all that happens from now on. It is closed when
+// its reader falls too far behind, and when there is no more to tell.
 func (h *hub) follow() chan *runtimeapi.ContainerEventResponse {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.closed {
+		c := make(chan *runtimeapi.ContainerEventResponse)
+		close(c)
+		return c
+	}
 	if h.followers == nil {
 		h.followers = map[chan *runtimeapi.ContainerEventResponse]bool{}
 	}
@@ -42,10 +50,12 @@ func (h *hub) leave(c chan *runtimeapi.ContainerEventResponse) {
 	}
 }
 
-// close cuts all followers off: this runtime has no more to tell.
+// close cuts all followers off, those to come too: this runtime has no more
+// to tell.
 func (h *hub) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.closed = true
 	for c := range h.followers {
 		delete(h.followers, c)
 		close(c)
@@ -94,7 +104,7 @@ func (r *Runtime) GetContainerEvents(_ *runtimeapi.GetEventsRequest, s grpc.Serv
 		select {
 		case e, ok := <-c:
 			if !ok {
-				return status.Error(codes.ResourceExhausted, "too many events behind: list again")
+				return status.Error(codes.ResourceExhausted, "no more events from here: follow and list again")
 			}
 			if err := s.Send(e); err != nil {
 				return err
