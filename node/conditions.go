@@ -89,6 +89,9 @@ func uninitialized(p *corev1.Pod, have *observed, s *corev1.PodStatus) (reason, 
 }
 
 func unready(p *corev1.Pod, s *corev1.PodStatus) (reason, message string) {
+	if was := pod.Condition(&p.Status, corev1.ContainersReady); terminal(p.Status.Phase) && was != nil && was.Status == corev1.ConditionFalse {
+		return was.Reason, was.Message // of a Pod that is over
+	}
 	switch s.Phase {
 	case corev1.PodSucceeded:
 		return reasonCompleted, ""
@@ -101,8 +104,8 @@ func unready(p *corev1.Pod, s *corev1.PodStatus) (reason, message string) {
 			names = append(names, c.Name)
 		}
 	}
-	for _, c := range s.ContainerStatuses {
-		if !c.Ready {
+	for _, c := range p.Spec.Containers {
+		if i := slices.IndexFunc(s.ContainerStatuses, func(st corev1.ContainerStatus) bool { return st.Name == c.Name }); !s.ContainerStatuses[i].Ready {
 			names = append(names, c.Name)
 		}
 	}

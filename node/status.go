@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/api/pod"
 )
@@ -29,18 +30,23 @@ func status(p *corev1.Pod, have *observed, m *memory, e *ending, hostIP net.IP, 
 	addresses(p, have, &s)
 	s.InitContainerStatuses = statuses(p, p.Spec.InitContainers, have, m, e, true)
 	s.ContainerStatuses = statuses(p, p.Spec.Containers, have, m, e, false)
+	slices.SortFunc(s.ContainerStatuses, func(a, b corev1.ContainerStatus) int { return strings.Compare(a.Name, b.Name) })
 	over := e != nil && !have.runningAny()
 	s.Phase = phase(p, &s, over, mainsBegun(p, have))
-	if terminal(p.Status.Phase) || terminal(s.Phase) && !over {
-		s.Phase = p.Status.Phase // never back, and not before everything is dead
+	if terminal(p.Status.Phase) {
+		s.Phase = p.Status.Phase // never back
 	}
 	if s.Phase != p.Status.Phase {
 		s.Reason, s.Message = "", ""
 	}
-	if e != nil && e.outcome != nil && over && !terminal(p.Status.Phase) {
+	if e != nil && e.outcome != nil && !terminal(p.Status.Phase) {
 		s.Phase, s.Reason, s.Message = e.outcome.phase, e.outcome.reason, e.outcome.message
 	}
 	conditions(p, have, &s, now)
+	if terminal(s.Phase) && !over {
+		// The conditions tell at once, the phase when everything is dead.
+		s.Phase, s.Reason, s.Message = p.Status.Phase, p.Status.Reason, p.Status.Message
+	}
 	if over {
 		lastWord(p, &s)
 	}
@@ -126,7 +132,7 @@ func countInit(p *corev1.Pod, s *corev1.PodStatus) (n census) {
 }
 
 func (n *census) countMain(p *corev1.Pod, s *corev1.PodStatus) {
-	for i, st := range s.ContainerStatuses {
+	for _, st := range s.ContainerStatuses {
 		end := lastEnd(st)
 		switch {
 		case st.State.Running != nil:
@@ -135,7 +141,7 @@ func (n *census) countMain(p *corev1.Pod, s *corev1.PodStatus) {
 			n.waiting++
 		default:
 			n.stopped++
-			if !restartable(p, &p.Spec.Containers[i], false, int(end.ExitCode)) {
+			if !restartable(p, containerOf(p, st.Name), false, int(end.ExitCode)) {
 				n.stoppedForGood++
 			}
 			if st.State.Terminated != nil && end.ExitCode == 0 {
@@ -188,6 +194,9 @@ func containerStatus(p *corev1.Pod, c *corev1.Container, have *observed, m *memo
 	if e != nil || at != nil && (at.running() && !m.hooking[at.id] || at.exited() && !restartable(p, c, init, at.exitCode)) {
 		return s
 	}
+	if init && at != nil && at.exited() && at.exitCode == 0 {
+		return s // also a sidecar says so until it runs again
+	}
 	// It will run: say what it waits for, if that is known.
 	if w, ok := m.waiting[c.Name]; ok && s.State.Running == nil && (at != nil || s.State.Terminated == nil) {
 		if s.State.Terminated != nil {
@@ -212,18 +221,21 @@ const statusUnknown = "ContainerStatusUnknown"
 // absent is a container the runtime has not: not yet, or not any more.
 func absent(p *corev1.Pod, have *observed, s, was *corev1.ContainerStatus, init bool) {
 	s.State = waitingByDefault(p)
-	if init && mainsBegun(p, have) && (was == nil || was.State.Terminated == nil) && !pod.Sidecar(containerOf(p, s.Name)) {
+	if was != nil {
+		absentNow(p, s, was, init)
+	}
+	if init && s.State.Waiting != nil && mainsMade(p, have) && !pod.Sidecar(containerOf(p, s.Name)) {
 		s.State, s.Ready = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
 			Reason: "Completed", Message: "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally",
 		}}, true
-		return
 	}
-	if was == nil {
-		return
-	}
+}
+
+// absentNow is a container that the API remembers and the runtime does not.
+func absentNow(p *corev1.Pod, s, was *corev1.ContainerStatus, init bool) {
 	if was.State.Terminated != nil {
 		*s = *was.DeepCopy()
-		s.Started, s.Ready = new(bool), init && was.State.Terminated.ExitCode == 0
+		s.Started, s.Ready = new(bool), init && was.State.Terminated.ExitCode == 0 && !pod.Sidecar(containerOf(p, s.Name))
 		return
 	}
 	s.RestartCount, s.LastTerminationState = was.RestartCount, *was.LastTerminationState.DeepCopy()
@@ -235,6 +247,14 @@ func absent(p *corev1.Pod, have *observed, s, was *corev1.ContainerStatus, init 
 			s.RestartCount++
 		}
 	}
+}
+
+// mainsMade says whether the runtime has a main container, in whatever sandbox.
+func mainsMade(p *corev1.Pod, have *observed) bool {
+	return slices.ContainsFunc(p.Spec.Containers, func(c corev1.Container) bool {
+		at := have.latest(c.Name)
+		return at != nil && at.state != runtimeapi.ContainerState_CONTAINER_UNKNOWN
+	})
 }
 
 func containerOf(p *corev1.Pod, name string) *corev1.Container {
@@ -270,6 +290,9 @@ func present(p *corev1.Pod, c *corev1.Container, list []*instance, m *memory, s,
 	case at.running() && m.hooking[at.id]:
 		s.State = waitingByDefault(p) // until its postStart is over
 	case at.running():
+		if was != nil && was.State.Terminated != nil && was.RestartCount >= int32(at.attempt) {
+			s.RestartCount = was.RestartCount + 1
+		}
 		s.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(at.started)}
 		started := m.hasStarted(c, at)
 		s.Started = &started
@@ -277,8 +300,11 @@ func present(p *corev1.Pod, c *corev1.Container, list []*instance, m *memory, s,
 	case at.exited():
 		s.State.Terminated = terminated(at, m)
 		s.Ready = init && at.exitCode == 0 && !pod.Sidecar(c)
-	case was != nil && was.State.Running != nil && was.ContainerID == s.ContainerID:
+	case at.state == runtimeapi.ContainerState_CONTAINER_UNKNOWN && was != nil && was.ContainerID == s.ContainerID && was.State.Terminated != nil:
+		s.State = *was.State.DeepCopy()
+	case at.state == runtimeapi.ContainerState_CONTAINER_UNKNOWN && was != nil && was.ContainerID == s.ContainerID && was.State.Running != nil:
 		s.State.Terminated = &corev1.ContainerStateTerminated{ExitCode: 137, Reason: statusUnknown, Message: "The container could not be located when the pod was terminated"}
+		s.RestartCount = was.RestartCount + 1
 	default:
 		s.State = waitingByDefault(p)
 	}
@@ -381,6 +407,7 @@ func wasInitialized(p *corev1.Pod, s *corev1.PodStatus) bool {
 	if pod.Sidecar(&p.Spec.InitContainers[n-1]) {
 		return last.State.Running != nil && *last.Started
 	}
-	end := lastEnd(last)
-	return end != nil && end.ExitCode == 0
+	return slices.ContainsFunc([]corev1.ContainerState{last.State, last.LastTerminationState}, func(st corev1.ContainerState) bool {
+		return st.Terminated != nil && st.Terminated.ExitCode == 0
+	})
 }
