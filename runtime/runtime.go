@@ -80,11 +80,11 @@ type Runtime struct {
 	execs      map[string]chan keeper.Exit // exec ID -> its end
 	names      map[string]string           // reserved names -> ID
 
-	// life ends with Run, and with it every call under way.
-	life   context.Context
-	end    context.CancelFunc
-	closed bool           // guarded by mu
-	calls  sync.WaitGroup // calls under way, and the removal of ended containers
+	// ends of the calls under way: they end with Run.
+	ends   map[*context.CancelFunc]bool
+	closed bool // no further call is admitted
+
+	calls sync.WaitGroup // calls under way, and the removal of ended containers
 
 	clamped sync.Once // that an oom_score_adj was raised is told once
 	events  hub
@@ -105,9 +105,8 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	}
 	r := &Runtime{
 		cfg: cfg, host: host, sandboxes: map[string]*pod{}, containers: map[string]*container{},
-		execs: map[string]chan keeper.Exit{}, names: map[string]string{},
+		execs: map[string]chan keeper.Exit{}, names: map[string]string{}, ends: map[*context.CancelFunc]bool{},
 	}
-	r.life, r.end = context.WithCancel(context.WithoutCancel(ctx))
 	if err := r.restore(ctx); err != nil {
 		return nil, fmt.Errorf("cannot take up containers of before: %w", err)
 	}
@@ -134,7 +133,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 		return fmt.Errorf("cannot follow containers: %w", err)
 	}
 	for e := range exits {
-		r.ended(e)
+		r.ended(ctx, e)
 	}
 	if ctx.Err() != nil {
 		return nil
@@ -158,16 +157,24 @@ func (r *Runtime) begin(ctx context.Context) (context.Context, func(), error) {
 	}
 	r.calls.Add(1)
 	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(r.life, cancel)
-	return ctx, func() { stop(); cancel(); r.calls.Done() }, nil
+	r.ends[&cancel] = true
+	return ctx, func() {
+		r.mu.Lock()
+		delete(r.ends, &cancel)
+		r.mu.Unlock()
+		cancel()
+		r.calls.Done()
+	}, nil
 }
 
 // close ends the calls under way and waits for them.
 func (r *Runtime) close() {
 	r.mu.Lock()
 	r.closed = true
+	for end := range r.ends {
+		(*end)()
+	}
 	r.mu.Unlock()
-	r.end()
 	r.calls.Wait()
 }
 

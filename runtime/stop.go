@@ -18,8 +18,8 @@ import (
 	"github.com/peapod/peapod/sandbox"
 )
 
-// ended takes in one exit from the keeper.
-func (r *Runtime) ended(e keeper.Exit) {
+// ended takes in one exit from the keeper. ctx is Run's.
+func (r *Runtime) ended(ctx context.Context, e keeper.Exit) {
 	r.mu.Lock()
 	waiting := r.execs[e.ID]
 	delete(r.execs, e.ID)
@@ -34,11 +34,11 @@ func (r *Runtime) ended(e keeper.Exit) {
 			r.cfg.Log.Error("cannot save that sandbox has ended", "sandbox", held.ID, "err", err)
 		}
 	case c != nil:
-		r.containerEnded(c, e)
+		r.containerEnded(ctx, c, e)
 	}
 }
 
-func (r *Runtime) containerEnded(c *container, e keeper.Exit) {
+func (r *Runtime) containerEnded(ctx context.Context, c *container, e keeper.Exit) {
 	first, err := c.finish(e, r.oomKilled(c))
 	if err != nil {
 		r.cfg.Log.Error("cannot save how container ended", "container", c.ID, "err", err)
@@ -47,7 +47,7 @@ func (r *Runtime) containerEnded(c *container, e keeper.Exit) {
 		return
 	}
 	r.cfg.Log.Info("container ended", "container", c.ID, "sandbox", c.SandboxID, "code", e.Code)
-	if ctx, done, err := r.begin(r.life); err == nil {
+	if ctx, done, err := r.begin(ctx); err == nil {
 		go func() {
 			defer done()
 			if err := r.tidy(ctx, c); err != nil && ctx.Err() == nil {
