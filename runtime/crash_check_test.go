@@ -116,7 +116,6 @@ func (w *world) finish(ctx context.Context) {
 	}
 	for _, d := range []string{"rt/sandboxes", "rt/containers", "images/holds", "oci", "keeper/run", "network/sandboxes"} {
 		left, err := os.ReadDir(filepath.Join(w.dir, d))
-		left = slices.DeleteFunc(left, func(e os.DirEntry) bool { return e.Name() == "runc.log" })
 		if err != nil && !errors.Is(err, os.ErrNotExist) || len(left) > 0 {
 			w.t.Errorf("%s: left %v, %v", d, left, err)
 		}

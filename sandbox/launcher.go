@@ -90,13 +90,14 @@ func (o *ociRuntime) Name() string    { return o.name }
 func (o *ociRuntime) Version() string { return o.version }
 func (o *ociRuntime) Path() string    { return o.path }
 
-// args begins a command line. Warnings of runc go to a log of their own, as
-// stderr is already the container's; crun writes none, and with a log its
-// errors would not come to stderr.
+// args begins a command line. Warnings of runc would go to stderr, which is
+// already the container's: they are dropped, as a log of them would grow for
+// ever, and errors come to stderr all the same. crun writes no warnings, and
+// with a log its errors would not come to stderr.
 func (o *ociRuntime) args(words ...string) []string {
 	out := []string{o.path, "--root", o.state}
 	if o.name == "runc" {
-		out = append(out, "--log", filepath.Join(o.state, "runc.log"))
+		out = append(out, "--log", os.DevNull)
 	}
 	return append(out, words...)
 }
