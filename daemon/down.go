@@ -142,9 +142,10 @@ func (l layout) takeOver(ctx context.Context) (unlock func(), err error) {
 }
 
 // endPods ends every Pod with its grace and hooks, then removes what is left
-// of sandboxes, and the keeper.
+// of sandboxes, and the keeper. As long as any of the folders is there, an
+// earlier run that was broken off may have left something of each.
 func (l layout) endPods(ctx context.Context, o DownOptions) error {
-	if _, err := os.Stat(l.path("runtime")); errors.Is(err, fs.ErrNotExist) {
+	if l.untouched() {
 		return nil
 	}
 	images, err := OpenImages(l.root, o.Log)

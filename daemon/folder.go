@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/peapod/peapod/linux"
+	nodeagent "github.com/peapod/peapod/node"
 )
 
 // ErrForeign says that a folder has not been made by Peapod.
@@ -201,9 +202,10 @@ func (l layout) remove(names ...string) error {
 }
 
 // purge removes everything that a node has ever kept, and the folder when
-// nothing else is in it. What is, it returns.
+// nothing else is in it. What is, it returns. Where other nodes' Pods have
+// their logs beside ours, those stay.
 func (l layout) purge() (foreign []string, err error) {
-	if err := os.RemoveAll(l.podLogs()); err != nil {
+	if err := nodeagent.RemoveLogs(l.podLogs(), l.instance); err != nil {
 		return nil, fmt.Errorf("cannot remove pod logs: %w", err)
 	}
 	if err := l.remove(slices.Concat(passing, lasting, byUsers)...); err != nil {

@@ -155,7 +155,7 @@ func (x *actor) makeSandbox(ctx context.Context, p *corev1.Pod, attempt int) err
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(config.LogDirectory, 0o755); err != nil {
+	if err := x.agent.makeLogDir(config.LogDirectory); err != nil {
 		return err
 	}
 	handler, err := x.agent.runtimeHandler(ctx, p)

@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -112,4 +114,50 @@ func (a *Agent) unmountRemnants() error {
 		errs = append(errs, a.volumes.Unmount(p.UID))
 	}
 	return errors.Join(errs...)
+}
+
+// logMark is the file by which a Pod's folder of logs is known to be of one
+// node: others may keep theirs beside it, and it outlives the sandbox. It holds
+// the name of the node's root cgroup, and no log collector looks for it.
+const logMark = ".peapod"
+
+func (a *Agent) makeLogDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, logMark), []byte(a.cfg.CgroupRoot+"\n"), 0o644)
+}
+
+// RemoveLogs removes the logs of all Pods of the node with that root cgroup,
+// and their folder when nobody else has any there.
+func RemoveLogs(dir, cgroupRoot string) error {
+	list, err := entries(dir)
+	for _, name := range list {
+		mark, readErr := os.ReadFile(filepath.Join(dir, name, logMark))
+		if readErr == nil && string(mark) == cgroupRoot+"\n" {
+			err = errors.Join(err, removeLast(filepath.Join(dir, name), logMark))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err = os.Remove(dir); errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EBUSY) {
+		return nil // also where it is a mount point
+	}
+	return err
+}
+
+// removeLast removes a folder, that file in it last: until then it is found
+// again.
+func removeLast(dir, file string) error {
+	list, err := entries(dir)
+	for _, name := range list {
+		if name != file {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, name)))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
 }

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -285,5 +286,44 @@ func TestDownAfterKill(t *testing.T) {
 	if err := x.down(); err != nil {
 		t.Error(err)
 		_ = unix.Unmount(volume, unix.MNT_DETACH)
+	}
+}
+
+// TestDownIsKilled: `peapod down` is killed again and again, each time a
+// little later, and the one that is let be finds all the states they left.
+func TestDownIsKilled(t *testing.T) {
+	x := second(t, nil)
+	pod := "apiVersion: v1\nkind: Pod\nmetadata:\n  name: %s\nspec:\n  volumes: [{name: m, emptyDir: {medium: Memory}}]\n  containers:\n" +
+		"  - {name: c, image: " + image + ", command: [sh, -c, \"trap 'exit 0' TERM; sleep 1000 & wait\"], volumeMounts: [{name: m, mountPath: /m}]}\n"
+	for _, name := range []string{"a", "b", "c"} {
+		if out, err := x.run(t, fmt.Sprintf(pod, name), "create", "-f", "-"); err != nil {
+			t.Fatalf("%v %s", err, out)
+		}
+	}
+	if out, err := x.run(t, "", "wait", "--for=condition=Ready", "pod", "--all", "--timeout=30s"); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	x.stop(syscall.SIGKILL)
+	for kills := 0; ; kills++ {
+		var said bytes.Buffer
+		down := exec.Command(filepath.Join(x.bin, "peapod"), "down", "--data-dir", x.dir, "--purge", "--grace=1s")
+		down.Stderr = &said
+		if err := down.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- down.Wait() }()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Fatalf("after %d kills: %v\n%s", kills, err, &said)
+			}
+			t.Logf("finished after %d kills", kills)
+			_ = os.Remove(x.dir) // empty and nobody's, if a kill fell between the last two steps
+			return               // the end of the test looks for what is left
+		case <-time.After(time.Duration(kills) * 5 * time.Millisecond): // the moment of the kill
+			_ = down.Process.Kill() // it may end just now
+			<-ended
+		}
 	}
 }
