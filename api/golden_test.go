@@ -30,6 +30,7 @@ type answer struct {
 	Want  struct {
 		Object   map[string]any   `json:"object"`
 		Prepared map[string]any   `json:"prepared"`
+		Refusal  string           `json:"refusal"`
 		Errors   []string         `json:"errors"`
 		AnyOrder bool             `json:"anyOrder"`
 		Warnings []string         `json:"warnings"`
@@ -112,11 +113,23 @@ func compare(t *testing.T, c answer) (out []string) {
 	if c.Want.Object != nil {
 		differ("defaults", shown(t, c.Want.Object), plainJSON(t, obj))
 	}
+	var old any
+	if c.Old != nil {
+		old = k.decode(t, c.Old)
+	}
+	refusal := k.given(c.Sub, obj, old)
+	differ("refusals", c.Want.Refusal, refusal)
+	if refusal != "" {
+		return out
+	}
 	var errs, warnings []string
-	if c.Old == nil {
+	if old == nil {
 		errs, warnings = k.create(obj)
 	} else {
-		errs, warnings = k.update(t, c.Sub, obj, k.decode(t, c.Old))
+		errs, warnings = k.update(t, c.Sub, obj, old)
+	}
+	if len(errs) == 0 && c.Sub == "" && k.show != nil {
+		k.show(obj)
 	}
 	if c.Want.Prepared != nil {
 		differ("preparation", apart(c.Sub, shown(t, c.Want.Prepared)), apart(c.Sub, plainJSON(t, obj)))

@@ -5,6 +5,7 @@ package api_test
 import (
 	"encoding/json"
 	"maps"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -20,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/peapod/peapod/api/allocation"
 	"github.com/peapod/peapod/api/defaults"
 	"github.com/peapod/peapod/api/table"
 	"github.com/peapod/peapod/api/validation"
@@ -35,6 +37,19 @@ type kind struct {
 	row      func(any) metav1.TableRow
 	create   func(any) (errs, warnings []string)
 	update   func(t *testing.T, sub string, obj, old any) (errs, warnings []string)
+	begin    func(obj, old any) error // before all else; only of Services
+	show     func(any)                // to readers; only of Services
+}
+
+// given is the refusal to give an object what it needs, or nothing.
+func (k kind) given(sub string, obj, old any) string {
+	if k.begin == nil || sub != "" {
+		return ""
+	}
+	if err := k.begin(obj, old); err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // rules are the typed functions of a kind. All but the columns may be nil.
@@ -165,14 +180,30 @@ func kinds() map[string]kind {
 		"Secret":         of(rules[corev1.Secret]{defaults: defaults.Secret, check: validation.Secret, change: validation.SecretUpdate, warn: validation.SecretWarnings, columns: table.Secret()}),
 		"ServiceAccount": of(rules[corev1.ServiceAccount]{check: validation.ServiceAccount, change: validation.ServiceAccountUpdate, warn: validation.ServiceAccountWarnings, columns: table.ServiceAccount()}),
 		"Event":          of(rules[corev1.Event]{check: validation.Event, change: validation.EventUpdate, columns: table.Event()}),
-		"Service": of(rules[corev1.Service]{defaults: defaults.Service, check: validation.Service, change: validation.ServiceUpdate, warn: validation.ServiceWarnings, columns: table.Service(),
-			parts: map[string]part[corev1.Service]{"status": {check: validation.ServiceStatusUpdate}}}),
-		"Endpoints": of(rules[corev1.Endpoints]{defaults: defaults.Endpoints, check: validation.Endpoints, change: validation.EndpointsUpdate, warn: validation.EndpointsWarnings, columns: table.Endpoints()}),
+		"Service":        services(),
+		"Endpoints":      of(rules[corev1.Endpoints]{defaults: defaults.Endpoints, check: validation.Endpoints, change: validation.EndpointsUpdate, warn: validation.EndpointsWarnings, columns: table.Endpoints()}),
 	}
 	for name, k := range otherKinds() {
 		out[name] = k
 	}
 	return out
+}
+
+// services are given what they need in a dry run, while another Service holds
+// the node port 32000.
+func services() kind {
+	k := of(rules[corev1.Service]{defaults: defaults.Service, prepare: defaults.PrepareService, check: validation.Service, change: validation.ServiceUpdate, warn: validation.ServiceWarnings, columns: table.Service(),
+		parts: map[string]part[corev1.Service]{"status": {prepare: func(s, old *corev1.Service) { s.Spec = old.Spec }, check: validation.ServiceStatusUpdate, warn: validation.ServiceStatusWarnings}}})
+	other := corev1.Service{Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{NodePort: 32000}}}}
+	k.begin = func(o, old any) error {
+		b := allocation.NewBook(netip.MustParsePrefix("10.96.0.0/16"), []corev1.Service{other}, true)
+		if old == nil {
+			return allocation.Create(o.(*corev1.Service), b)
+		}
+		return allocation.Update(o.(*corev1.Service), old.(*corev1.Service), b)
+	}
+	k.show = func(o any) { allocation.Complete(o.(*corev1.Service), corev1.IPv4Protocol) }
+	return k
 }
 
 func otherKinds() map[string]kind {

@@ -39,6 +39,7 @@ func (s *Server) podRow() *row {
 		ValidateUpdate: validation.PodUpdate,
 		ValidateStatus: validation.PodStatusUpdate,
 		Warn:           func(_ context.Context, p, old *corev1.Pod) []string { return validation.PodWarnings(p, old) },
+		WarnStatus:     validation.PodStatusWarnings,
 		Selectable:     podFields,
 		Graceful:       podGrace,
 		Columns:        table.Pod(),

@@ -52,6 +52,7 @@ type row struct {
 	validateUpdate     func(ctx context.Context, obj, old runtime.Object) field.ErrorList
 	validateStatus     func(ctx context.Context, obj, old runtime.Object) field.ErrorList
 	warn               func(ctx context.Context, obj, old runtime.Object) []string
+	warnStatus         func(obj, old runtime.Object) []string
 	selectable         func(runtime.Object) fields.Set
 	indexed            []string // selectable fields that watches are indexed by
 	graceful           func(ctx context.Context, obj runtime.Object, o *metav1.DeleteOptions) bool
@@ -72,6 +73,7 @@ type hooks[T any] struct {
 	ValidateUpdate func(obj, old *T) field.ErrorList
 	ValidateStatus func(obj, old *T) field.ErrorList
 	Warn           func(ctx context.Context, obj, old *T) []string
+	WarnStatus     func(obj, old *T) []string
 	Selectable     func(*T) fields.Set
 	Graceful       func(*T, *metav1.DeleteOptions) bool
 	Columns        table.Columns[T]
@@ -116,6 +118,9 @@ func resource[T, L any, P pointer[T], PL listPointer[L]](gv schema.GroupVersion,
 	}
 	if h.Warn != nil {
 		r.warn = func(ctx context.Context, o, old runtime.Object) []string { return h.Warn(ctx, of(o), of(old)) }
+	}
+	if h.WarnStatus != nil {
+		r.warnStatus = func(o, old runtime.Object) []string { return h.WarnStatus(of(o), of(old)) }
 	}
 	if h.Selectable != nil {
 		r.selectable = func(o runtime.Object) fields.Set { return h.Selectable(of(o)) }

@@ -91,7 +91,6 @@ type Server struct {
 	tokens     *auth.Tokens
 	informers  informers.SharedInformerFactory
 	identities identities
-	services   *serviceAllocator
 	listeners  []net.Listener
 	toNodes    *http.Transport
 

@@ -253,32 +253,6 @@ func TestTermination(t *testing.T) {
 	})
 }
 
-func TestServicesGetAddresses(t *testing.T) {
-	services := admin.CoreV1().Services("default")
-	own, err := services.Get(t.Context(), "kubernetes", metav1.GetOptions{})
-	if err != nil || own.Spec.ClusterIP != "10.96.0.1" {
-		t.Fatalf("kubernetes: %v, %v", own.Spec.ClusterIP, err)
-	}
-	mk := func(name, ip string) (*corev1.Service, error) {
-		return services.Create(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{ClusterIP: ip, Type: corev1.ServiceTypeNodePort, Ports: []corev1.ServicePort{{Port: 80}}}}, metav1.CreateOptions{})
-	}
-	a, err := mk("a", "")
-	if err != nil || a.Spec.ClusterIP == "" || a.Spec.Ports[0].NodePort < firstNodePort {
-		t.Fatalf("a: %+v, %v", a, err)
-	}
-	if _, err := mk("b", a.Spec.ClusterIP); !apierrors.IsInvalid(err) {
-		t.Errorf("a taken address was given out: %v", err)
-	}
-	a.Spec.Ports[0].Port = 81
-	a.Spec.ClusterIP, a.Spec.ClusterIPs = "", nil
-	if up, err := services.Update(t.Context(), a, metav1.UpdateOptions{}); err != nil || up.Spec.ClusterIP == "" {
-		t.Errorf("update: %v, %v", up, err)
-	}
-	if err := services.Delete(t.Context(), "a", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestTokensAndRBAC(t *testing.T) {
 	account, err := admin.CoreV1().ServiceAccounts("default").Get(t.Context(), "default", metav1.GetOptions{})
 	if err != nil {

@@ -80,6 +80,7 @@ func (r *row) build(s *stores, scheme *runtime.Scheme, g generic.RESTOptionsGett
 	}
 	if hasField(r.newObject(), "Status") && !r.noStatus {
 		half := *store
+		half.BeginCreate, half.BeginUpdate = nil, nil // what they see to is in the spec
 		half.UpdateStrategy, half.ResetFieldsStrategy = statusStrategy{base}, statusStrategy{base}
 		out[r.plural+"/status"] = partStore{&half}
 	}

@@ -161,8 +161,11 @@ func (s statusStrategy) ValidateUpdate(ctx context.Context, o, old runtime.Objec
 	return s.row.validateStatus(ctx, o, old)
 }
 
-func (s statusStrategy) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {
-	return nil
+func (s statusStrategy) WarningsOnUpdate(_ context.Context, o, old runtime.Object) []string {
+	if s.row.warnStatus == nil {
+		return nil
+	}
+	return s.row.warnStatus(o, old)
 }
 
 func (s statusStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {

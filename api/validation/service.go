@@ -73,9 +73,7 @@ func service(s, old *corev1.Service) (errs field.ErrorList) {
 	errs = append(errs, servicePorts(s, spec.Child("ports"))...)
 	errs = append(errs, metavalidation.ValidateLabels(s.Spec.Selector, spec.Child("selector"))...)
 	errs = append(errs, affinityOf(s, spec)...)
-	if !named(s) {
-		errs = append(errs, addresses(s, old, spec)...)
-	}
+	errs = append(errs, ServiceAddresses(s, old)...)
 	var known []string
 	if old != nil {
 		known = old.Spec.ExternalIPs
@@ -172,8 +170,13 @@ func affinityOf(s *corev1.Service, spec *field.Path) field.ErrorList {
 	return errs
 }
 
-// addresses checks the cluster addresses and their families.
-func addresses(s, old *corev1.Service, spec *field.Path) (errs field.ErrorList) {
+// ServiceAddresses checks the cluster addresses and their families. What gives
+// them out asks it too, before it does; old may be nil.
+func ServiceAddresses(s, old *corev1.Service) (errs field.ErrorList) {
+	if named(s) {
+		return nil
+	}
+	spec := field.NewPath("spec")
 	at, list := spec.Child("clusterIPs"), s.Spec.ClusterIPs
 	switch first := s.Spec.ClusterIP; {
 	case first != "" && len(list) == 0:
@@ -395,6 +398,18 @@ func ServiceStatusUpdate(s, old *corev1.Service) field.ErrorList {
 		}
 	}
 	return errs
+}
+
+// ServiceStatusWarnings are the notes on addresses that others may read
+// otherwise.
+func ServiceStatusWarnings(s, _ *corev1.Service) (out []string) {
+	at := field.NewPath("status", "loadBalancer", "ingress")
+	for i, in := range s.Status.LoadBalancer.Ingress {
+		if in.IP != "" {
+			out = append(out, validation.GetWarningsForIP(at.Index(i), in.IP)...)
+		}
+	}
+	return out
 }
 
 // ServiceWarnings are the notes on fields that do nothing, or not for long.

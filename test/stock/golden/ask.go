@@ -38,6 +38,7 @@ type answer struct {
 type want struct {
 	Object   map[string]any   `json:"object,omitempty"`   // after defaulting; only of accepted objects
 	Prepared map[string]any   `json:"prepared,omitempty"` // after the strategy's preparation, where that changes more
+	Refusal  string           `json:"refusal,omitempty"`  // before validation
 	Errors   []string         `json:"errors,omitempty"`
 	AnyOrder bool             `json:"anyOrder,omitempty"` // Kubernetes itself has no order for these errors
 	Warnings []string         `json:"warnings,omitempty"`
@@ -79,7 +80,10 @@ func ask(kinds map[string]kind, q question) (answer, error) {
 	if err != nil {
 		return a, err
 	}
-	if len(a.Want.Errors) == 0 && !q.Table {
+	if len(a.Want.Errors) == 0 && a.Want.Refusal == "" && !q.Table {
+		if k.begin != nil && q.Sub == "" {
+			k.begin.show(obj)
+		}
 		if q.Old == nil {
 			a.Want.Object = object
 		}
@@ -102,6 +106,12 @@ func same(a, b map[string]any) bool {
 
 func (a *answer) create(k kind, obj runtime.Object) error {
 	ctx := k.context(obj, "")
+	if k.begin != nil {
+		if err := k.begin.create(obj); err != nil {
+			a.Want.Refusal = err.Error()
+			return nil
+		}
+	}
 	k.main.PrepareForCreate(ctx, obj)
 	a.check(func() field.ErrorList { return rest.ValidateCreate(ctx, obj, k.main) })
 	if len(a.Want.Errors) == 0 {
@@ -131,6 +141,12 @@ func (a *answer) update(k kind, obj runtime.Object) error {
 		return err
 	}
 	ctx := k.context(obj, a.Sub)
+	if k.begin != nil && a.Sub == "" {
+		if err := k.begin.update(obj, old); err != nil {
+			a.Want.Refusal = err.Error()
+			return nil
+		}
+	}
 	m.SetGeneration(was.GetGeneration())
 	s.PrepareForUpdate(ctx, obj, old)
 	a.check(func() field.ErrorList { return rest.ValidateUpdate(ctx, obj, old, s) })

@@ -40,6 +40,7 @@ type kind struct {
 	resource string
 	main     strategies
 	parts    map[string]rest.RESTUpdateStrategy
+	begin    *allocating // nil for all but Services
 }
 
 type strategies interface {
@@ -48,11 +49,11 @@ type strategies interface {
 }
 
 // upstream lists the kinds by name.
-func upstream() map[string]kind {
+func upstream() (map[string]kind, error) {
 	type parts = map[string]rest.RESTUpdateStrategy
 	out := map[string]kind{}
 	add := func(group, version, name, resource string, main strategies, p parts) {
-		out[name] = kind{schema.GroupVersionKind{Group: group, Version: version, Kind: name}, resource, main, p}
+		out[name] = kind{schema.GroupVersionKind{Group: group, Version: version, Kind: name}, resource, main, p, nil}
 	}
 	const rbac = "rbac.authorization.k8s.io"
 	add("", "v1", "Pod", "pods", pod.Strategy, parts{"status": pod.StatusStrategy, "resize": pod.ResizeStrategy, "ephemeralcontainers": pod.EphemeralContainersStrategy})
@@ -75,5 +76,9 @@ func upstream() map[string]kind {
 	add(rbac, "v1", "ClusterRole", "clusterroles", clusterrole.Strategy, nil)
 	add(rbac, "v1", "RoleBinding", "rolebindings", rolebinding.Strategy, nil)
 	add(rbac, "v1", "ClusterRoleBinding", "clusterrolebindings", clusterrolebinding.Strategy, nil)
-	return out
+	services := out["Service"]
+	var err error
+	services.begin, err = allocateServices()
+	out["Service"] = services
+	return out, err
 }

@@ -36,7 +36,10 @@ func run(corpus, golden string) error {
 	}
 	// As every installation does: --allow-privileged.
 	capabilities.Setup(true, 0)
-	kinds := upstream()
+	kinds, err := upstream()
+	if err != nil {
+		return err
+	}
 	for _, name := range files {
 		cases, err := load(name)
 		if err != nil {
