@@ -11,8 +11,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/component-helpers/resource"
+	resourcehelper "k8s.io/component-helpers/resource"
 
 	"github.com/peapod/peapod/api/pod"
 	"github.com/peapod/peapod/linux"
@@ -53,7 +54,8 @@ func (g *cgroups) path(p *corev1.Pod) string {
 // controllers are those whose hierarchy a Pod's cgroup is made in.
 func controllers() []string { return []string{"cpu", "cpuacct", "memory", "pids"} }
 
-// make makes the Pod's cgroup and its limits: the sums of its containers'.
+// make makes the Pod's cgroup and its limits: its own, or the sums of its
+// containers'.
 func (g *cgroups) make(p *corev1.Pod) error {
 	path := g.path(p)
 	for _, c := range controllers() {
@@ -65,17 +67,17 @@ func (g *cgroups) make(p *corev1.Pod) error {
 			return fmt.Errorf("cannot make cgroup %s: %w", path, err)
 		}
 	}
-	req := resource.PodRequests(p, resource.PodResourcesOptions{})
+	req := resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})
 	if err := g.set("cpu", path, "cpu.shares", "cpu.weight", shares(req.Cpu().MilliValue()), weight); err != nil {
 		return err
 	}
-	lim := resource.PodLimits(p, resource.PodResourcesOptions{})
-	if allLimited(p, corev1.ResourceMemory) {
+	lim := resourcehelper.PodLimits(p, resourcehelper.PodResourcesOptions{})
+	if limited(p, corev1.ResourceMemory) {
 		if err := g.set("memory", path, "memory.limit_in_bytes", "memory.max", lim.Memory().Value(), nil); err != nil {
 			return err
 		}
 	}
-	if allLimited(p, corev1.ResourceCPU) {
+	if limited(p, corev1.ResourceCPU) {
 		return g.setQuota(path, quota(lim.Cpu().MilliValue()))
 	}
 	return nil
@@ -165,10 +167,17 @@ func (g *cgroups) remove(p *corev1.Pod) error {
 	return nil
 }
 
-func allLimited(p *corev1.Pod, name corev1.ResourceName) bool {
-	for _, c := range p.Spec.Containers {
-		if q, ok := c.Resources.Limits[name]; !ok || q.IsZero() {
-			return false
+// limited tells whether the Pod as a whole has a limit: one of its own
+// (spec.resources, KEP-2837), or one of each of its containers.
+func limited(p *corev1.Pod, name corev1.ResourceName) bool {
+	if r := p.Spec.Resources; r != nil && !r.Limits.Name(name, resource.DecimalSI).IsZero() {
+		return true
+	}
+	for _, containers := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for _, c := range containers {
+			if c.Resources.Limits.Name(name, resource.DecimalSI).IsZero() {
+				return false
+			}
 		}
 	}
 	return true

@@ -3,14 +3,17 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // TestRestartPolicies: S25, S53. Exit codes and policies make the phase.
@@ -279,26 +282,69 @@ func TestSurvival(t *testing.T) {
 	}
 }
 
-// TestIdentity: S22, S23, S28, S29, S42. A UID lives once, and its volumes
-// with it.
+// TestIdentity: S23, S28, S29, S42. A UID lives once, and its volumes with it:
+// through a restart of the container, and not into an identical replacement.
 func TestIdentity(t *testing.T) {
 	t.Parallel()
 	spec := "terminationGracePeriodSeconds: 1\nvolumes: [{name: d, emptyDir: {}}]\ncontainers: [{name: c, image: " + image + ", command: [sleep, '1000'], volumeMounts: [{name: d, mountPath: /d}]}]\n"
 	apply(t, "same", spec)
 	first := await(t, "same", "runs", ready)
 	in(t, "same", "c", "touch", "/d/file")
-	in(t, "same", "c", "sh", "-c", "kill -9 1 || true")
-	must(t, "delete", "pod", "same", "--now")
-	left := leftovers(t, first.UID)
-	if len(left) > 0 {
+	if err := syscall.Kill(mainProcess(t, first.UID), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "same", "restarts", func(p *corev1.Pod) bool { return p.Status.ContainerStatuses[0].RestartCount == 1 && ready(p) })
+	if got := in(t, "same", "c", "ls", "/d"); got != "file" {
+		t.Errorf("after a restart the volume holds %q", got)
+	}
+	manifest := "apiVersion: v1\nkind: Pod\nmetadata:\n  name: same\nspec:\n" + indent(spec)
+	if out, err := kubectlIn(t, manifest, "replace", "--force", "-f", "-"); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	if left := leftovers(t, first.UID); len(left) > 0 {
 		t.Errorf("left of the first: %v", left)
 	}
-	apply(t, "same", spec)
 	second := await(t, "same", "runs", ready)
 	if first.UID == second.UID {
 		t.Error("two pods have one UID")
 	}
 	if got := in(t, "same", "c", "ls", "/d"); got != "" {
 		t.Errorf("the second finds %q", got)
+	}
+}
+
+// TestNothingComesBack: S22, S25. A bare Pod that was deleted, has failed or
+// succeeded is not resurrected: not within a minute.
+func TestNothingComesBack(t *testing.T) {
+	t.Parallel()
+	for name, code := range map[string]int{"over-deleted": 0, "over-failed": 1, "over-succeeded": 0} {
+		apply(t, name, fmt.Sprintf("restartPolicy: Never\ncontainers: [{name: c, image: %s, command: [sh, -c, 'exit %d']}]\n", image, code))
+	}
+	await(t, "over-failed", "has failed", phase(corev1.PodFailed))
+	await(t, "over-succeeded", "has succeeded", phase(corev1.PodSucceeded))
+	await(t, "over-deleted", "has succeeded", phase(corev1.PodSucceeded))
+	must(t, "delete", "pod", "over-deleted")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	pods := c.client.CoreV1().Pods("default")
+	now, err := pods.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := pods.Watch(ctx, metav1.ListOptions{ResourceVersion: now.ResourceVersion})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	for e := range w.ResultChan() {
+		if p, ok := e.Object.(*corev1.Pod); !ok || strings.HasPrefix(p.Name, "over-") {
+			t.Errorf("%s %+v", e.Type, e.Object)
+		}
+	}
+	if ctx.Err() == nil {
+		t.Error("the watch ended before the minute")
+	}
+	if out := must(t, "get", "pods", "-o", "name"); strings.Contains(out, "pod/over-deleted\n") || !strings.Contains(out, "pod/over-failed\n") || !strings.Contains(out, "pod/over-succeeded\n") {
+		t.Errorf("after a minute there are\n%s", out)
 	}
 }

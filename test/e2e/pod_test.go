@@ -144,7 +144,7 @@ func TestRestartsKeepThePod(t *testing.T) {
 		containers: [{name: c, image: peapod.dev/examples:1, command: [sh, -c, "echo life >> /d/lives; exec sleep 1000"], volumeMounts: [{name: d, mountPath: /d}]}]
 	`)
 	first := await(t, "restarts", "runs", ready)
-	for n := int32(1); n <= 2; n++ {
+	for n := int32(1); n <= 3; n++ {
 		before := getPod(t, "restarts").Status.ContainerStatuses[0].ContainerID
 		pid := mainProcess(t, first.UID)
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
@@ -162,7 +162,7 @@ func TestRestartsKeepThePod(t *testing.T) {
 			t.Errorf("restart %d changed the pod: %s %s", n, p.UID, p.Status.PodIP)
 		}
 	}
-	if got := in(t, "restarts", "c", "cat", "/d/lives"); got != "life\nlife\nlife" {
+	if got := in(t, "restarts", "c", "cat", "/d/lives"); got != "life\nlife\nlife\nlife" {
 		t.Errorf("the volume holds %q", got)
 	}
 }
