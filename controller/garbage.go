@@ -5,178 +5,299 @@ package controller
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"slices"
 
-	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	ctrl "sigs.k8s.io/controller-runtime"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
-// garbage follows owner references among the kinds that own and are owned
-// here: ReplicaSets and ReplicationControllers own Pods.
+// garbage follows owner references of all kinds that are served:
 //
 //	background  the owner goes at once; a dependent whose owners are all gone
 //	            is deleted
 //	foreground  the owner waits, with a finalizer, for its blocking dependents
 //	orphan      the owner waits until its dependents have let go of it
+//
+// A dependent with an owner left only loses its references to those gone. The
+// API is asked about an owner only while the graph does not know it.
 type garbage struct {
-	client client.Client
+	graph  *graph
+	client client.Client // of metadata; writes
 	live   client.Reader
+	mapper meta.RESTMapper
+	events record.EventRecorder
+	// watched says whether a kind comes into the graph.
+	watched func(schema.GroupKind) bool
 }
 
-func addGarbage(m manager.Manager, _ Config) error {
-	g := garbage{m.GetClient(), m.GetAPIReader()}
-	byOwner := func(kind string) handler.EventHandler {
-		return handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) (out []reconcile.Request) {
-			for _, r := range o.GetOwnerReferences() {
-				if r.Kind == kind {
-					out = append(out, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: o.GetNamespace(), Name: r.Name}})
-				}
-			}
-			return out
-		})
-	}
-	toDependents := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) (out []reconcile.Request) {
-		pods, err := g.dependents(ctx, o)
-		if err != nil {
-			return nil // the cache is stopping
-		}
-		for i := range pods {
-			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&pods[i])})
-		}
-		return out
-	})
-	err := ctrl.NewControllerManagedBy(m).Named("garbage-pods").For(&corev1.Pod{}).
-		Watches(&appsv1.ReplicaSet{}, toDependents).Watches(&corev1.ReplicationController{}, toDependents).
-		Complete(reconcile.AsReconciler(m.GetClient(), reconcile.ObjectReconciler[*corev1.Pod](dependent{g})))
+func addGarbage(m manager.Manager, c Config) error {
+	s := &everything{cache: m.GetCache(), discovery: c.Client.Discovery(), graph: newGraph(), events: m.GetEventRecorderFor("garbage-collector-controller")}
+	g := &garbage{graph: s.graph, client: m.GetClient(), live: m.GetAPIReader(), mapper: m.GetRESTMapper(), events: s.events, watched: s.watches}
+	gc, err := controller.NewTyped("garbage", m, controller.TypedOptions[types.UID]{Reconciler: g, Logger: m.GetLogger()})
 	if err != nil {
 		return err
 	}
-	err = ctrl.NewControllerManagedBy(m).Named("garbage-replicasets").For(&appsv1.ReplicaSet{}).Watches(&corev1.Pod{}, byOwner("ReplicaSet")).
-		Complete(reconcile.AsReconciler(m.GetClient(), reconcile.ObjectReconciler[*appsv1.ReplicaSet](owner[*appsv1.ReplicaSet]{g})))
-	if err != nil {
-		return err
-	}
-	return ctrl.NewControllerManagedBy(m).Named("garbage-replicationcontrollers").For(&corev1.ReplicationController{}).Watches(&corev1.Pod{}, byOwner("ReplicationController")).
-		Complete(reconcile.AsReconciler(m.GetClient(), reconcile.ObjectReconciler[*corev1.ReplicationController](owner[*corev1.ReplicationController]{g})))
+	return gc.Watch(s)
 }
 
-// dependents are the Pods that name o as an owner.
-func (g garbage) dependents(ctx context.Context, o client.Object) (out []corev1.Pod, err error) {
-	var all corev1.PodList
-	if err := g.client.List(ctx, &all, client.InNamespace(o.GetNamespace())); err != nil {
+// Reconcile does for one object what is due: for its dependents when it is
+// ending, for itself when its owners are.
+func (g *garbage) Reconcile(ctx context.Context, uid types.UID) (reconcile.Result, error) {
+	v, dependents, known := g.graph.look(uid)
+	switch {
+	case !known:
+		return reconcile.Result{}, nil
+	case v.deleting && v.orphans:
+		return reconcile.Result{}, g.orphan(ctx, v, dependents)
+	case v.waits():
+		return reconcile.Result{}, g.foreground(ctx, v, dependents)
+	case v.deleting:
+		return reconcile.Result{}, nil // its dependents are looked at when it is gone
+	}
+	return g.dependent(ctx, v, dependents)
+}
+
+// object is what the client needs to find an object.
+func (i identity) object() *metav1.PartialObjectMetadata {
+	return &metav1.PartialObjectMetadata{
+		TypeMeta:   metav1.TypeMeta{APIVersion: i.APIVersion, Kind: i.Kind},
+		ObjectMeta: metav1.ObjectMeta{Namespace: i.Namespace, Name: i.Name},
+	}
+}
+
+// get reads an object past the cache; another of its name is not it.
+func (g *garbage) get(ctx context.Context, i identity) (*metav1.PartialObjectMetadata, error) {
+	o := i.object()
+	if err := g.live.Get(ctx, client.ObjectKeyFromObject(o), o); err != nil {
 		return nil, err
 	}
-	for _, p := range all.Items {
-		if slices.ContainsFunc(p.OwnerReferences, func(r metav1.OwnerReference) bool { return r.UID == o.GetUID() }) {
-			out = append(out, p)
+	if o.UID != i.UID {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: i.Kind}, i.Name)
+	}
+	return o, nil
+}
+
+// orphan takes the references to v away from its dependents, then lets v go.
+func (g *garbage) orphan(ctx context.Context, v vertex, dependents []vertex) error {
+	for _, d := range dependents {
+		if err := client.IgnoreNotFound(g.letGo(ctx, d.identity, v.UID)); err != nil {
+			return fmt.Errorf("cannot orphan %s of %s: %w", d.identity, v.identity, err)
 		}
 	}
-	return out, nil
+	return g.release(ctx, v.identity, metav1.FinalizerOrphanDependents)
 }
 
-// dependent looks whether a Pod's owners are still there.
-type dependent struct{ garbage }
-
-func (d dependent) Reconcile(ctx context.Context, p *corev1.Pod) (reconcile.Result, error) {
-	if len(p.OwnerReferences) == 0 || p.DeletionTimestamp != nil {
-		return reconcile.Result{}, nil
-	}
-	for _, r := range p.OwnerReferences {
-		gone, err := d.gone(ctx, p.Namespace, r)
-		if err != nil || !gone {
-			return reconcile.Result{}, err
+// foreground has the dependents of v deleted, and lets v go when none blocks.
+func (g *garbage) foreground(ctx context.Context, v vertex, dependents []vertex) error {
+	blocked := false
+	var errs []error
+	for _, d := range dependents {
+		blocked = blocked || slices.ContainsFunc(d.owners, func(r metav1.OwnerReference) bool { return r.UID == v.UID && blocking(r) })
+		if d.deleting {
+			continue
 		}
+		_, of, _ := g.graph.look(d.UID)
+		_, err := g.dependent(ctx, d, of)
+		errs = append(errs, err)
 	}
-	return reconcile.Result{}, client.IgnoreNotFound(d.client.Delete(ctx, p, client.Preconditions{UID: &p.UID}, client.PropagationPolicy(metav1.DeletePropagationBackground)))
+	if err := errors.Join(errs...); err != nil || blocked {
+		return err // the last one that blocks it wakes it
+	}
+	return g.release(ctx, v.identity, metav1.FinalizerDeleteDependents)
 }
 
-// gone asks the API itself: a cache may not have seen the owner yet. Owners of
-// kinds that are not ours to judge count as there.
-func (g garbage) gone(ctx context.Context, ns string, r metav1.OwnerReference) (bool, error) {
-	gv, err := schema.ParseGroupVersion(r.APIVersion)
-	if err != nil {
-		return false, nil
-	}
-	o := &metav1.PartialObjectMetadata{}
-	o.SetGroupVersionKind(gv.WithKind(r.Kind))
-	switch r.Kind {
-	case "ReplicaSet", "ReplicationController", "Pod", "ConfigMap", "Secret", "Service":
-	default:
-		return false, nil
-	}
-	err = g.live.Get(ctx, client.ObjectKey{Namespace: ns, Name: r.Name}, o)
-	if apierrors.IsNotFound(err) {
-		return true, nil
-	}
-	return err == nil && o.UID != r.UID, err
+// verdict is what became of an object's owners.
+type verdict struct {
+	solid         bool        // one is there to stay
+	gone, waiting []types.UID // do not exist; wait in the foreground for their dependents
+	unseen        bool        // one is there, but not in the graph yet
+	invalid       bool        // one is in a namespace, and the object is in none
 }
 
-// owner carries out the finalizers of an owner that is being deleted.
-type owner[T client.Object] struct{ garbage }
-
-func (w owner[T]) Reconcile(ctx context.Context, o T) (reconcile.Result, error) {
-	if o.GetDeletionTimestamp() == nil {
+// dependent deletes an object whose owners are gone or wait for that, or takes
+// the references to such owners away when it has another.
+func (g *garbage) dependent(ctx context.Context, v vertex, dependents []vertex) (reconcile.Result, error) {
+	if judged := g.known(v, v.owners); judged != nil && judged.solid && len(judged.waiting) == 0 || len(v.owners) == 0 {
 		return reconcile.Result{}, nil
 	}
-	pods, err := w.dependents(ctx, o)
+	latest, err := g.get(ctx, v.identity)
 	if err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err) // its event comes
+	}
+	if len(latest.OwnerReferences) == 0 {
+		return reconcile.Result{}, nil
+	}
+	judged, err := g.judge(ctx, v, latest.OwnerReferences)
+	switch {
+	case err != nil:
 		return reconcile.Result{}, err
-	}
-	for _, f := range o.GetFinalizers() {
-		switch f {
-		case metav1.FinalizerOrphanDependents:
-			for i := range pods {
-				if err := w.orphan(ctx, &pods[i], o.GetUID()); err != nil {
-					return reconcile.Result{}, err
-				}
-			}
-			return reconcile.Result{}, w.release(ctx, o, f)
-		case metav1.FinalizerDeleteDependents:
-			blocked := false
-			for i := range pods {
-				p := &pods[i]
-				blocked = blocked || blocks(p, o.GetUID())
-				if p.DeletionTimestamp == nil {
-					if err := w.client.Delete(ctx, p, client.Preconditions{UID: &p.UID}); client.IgnoreNotFound(err) != nil {
-						return reconcile.Result{}, err
-					}
-				}
-			}
-			if !blocked {
-				return reconcile.Result{}, w.release(ctx, o, f)
+	case judged.invalid:
+		return reconcile.Result{}, nil // told in an event; no retry makes it better
+	case judged.solid:
+		if lost := append(judged.gone, judged.waiting...); len(lost) > 0 {
+			err = client.IgnoreNotFound(g.letGo(ctx, v.identity, lost...))
+		}
+	case len(judged.waiting) > 0 && len(dependents) > 0:
+		// Two that wait for each other would wait for ever.
+		if slices.ContainsFunc(dependents, func(d vertex) bool { return d.waits() }) {
+			if err := g.unblock(ctx, latest); err != nil {
+				return reconcile.Result{}, client.IgnoreNotFound(err)
 			}
 		}
+		err = g.delete(ctx, v.identity, latest, metav1.DeletePropagationForeground)
+	default:
+		policy := metav1.DeletePropagationBackground
+		switch {
+		case slices.Contains(latest.Finalizers, metav1.FinalizerOrphanDependents):
+			policy = metav1.DeletePropagationOrphan
+		case slices.Contains(latest.Finalizers, metav1.FinalizerDeleteDependents):
+			policy = metav1.DeletePropagationForeground
+		}
+		err = g.delete(ctx, v.identity, latest, policy)
+	}
+	if err != nil {
+		return reconcile.Result{}, fmt.Errorf("cannot collect %s: %w", v.identity, err)
+	}
+	if judged.unseen { // it may go without an event, if the watch is broken
+		return reconcile.Result{RequeueAfter: unseen}, nil
 	}
 	return reconcile.Result{}, nil
 }
 
-func blocks(p *corev1.Pod, uid types.UID) bool {
-	return slices.ContainsFunc(p.OwnerReferences, func(r metav1.OwnerReference) bool {
-		return r.UID == uid && r.BlockOwnerDeletion != nil && *r.BlockOwnerDeletion
-	})
+// known judges by the graph alone, or not at all.
+func (g *garbage) known(v vertex, refs []metav1.OwnerReference) *verdict {
+	judged := &verdict{}
+	for _, r := range refs {
+		owner, known := g.graph.owner(v, r)
+		switch {
+		case !known:
+			return nil
+		case owner.waits():
+			judged.waiting = append(judged.waiting, r.UID)
+		default:
+			judged.solid = true
+		}
+	}
+	return judged
 }
 
-func (g garbage) orphan(ctx context.Context, p *corev1.Pod, uid types.UID) error {
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid": p.UID, "ownerReferences": []map[string]any{{"$patch": "delete", "uid": uid}},
-	}})
+// judge finds out what became of each owner; the API is asked about those that
+// the graph does not know.
+func (g *garbage) judge(ctx context.Context, v vertex, refs []metav1.OwnerReference) (verdict, error) {
+	var judged verdict
+	for _, r := range refs {
+		owner, known := g.graph.owner(v, r)
+		if !known {
+			id := ownerOf(v.Namespace, r)
+			kind := schema.FromAPIVersionAndKind(r.APIVersion, r.Kind)
+			mapping, err := g.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+			if meta.IsNoMatchError(err) {
+				// What is served is fixed, so that waiting would not help.
+				return judged, reconcile.TerminalError(fmt.Errorf("cannot judge the owners of %s: %w", v.identity, err))
+			}
+			if err != nil {
+				return judged, fmt.Errorf("cannot judge the owners of %s: %w", v.identity, err)
+			}
+			if mapping.Scope.Name() == meta.RESTScopeNameRoot {
+				id.Namespace = ""
+			} else if v.Namespace == "" {
+				judged.invalid = true
+				return judged, nil
+			}
+			if g.graph.gone(id) {
+				judged.gone = append(judged.gone, r.UID)
+				continue
+			}
+			o, err := g.get(ctx, id)
+			if apierrors.IsNotFound(err) {
+				g.graph.absent.Add(id, nil)
+				judged.gone = append(judged.gone, r.UID)
+				continue
+			}
+			if err != nil {
+				return judged, fmt.Errorf("cannot find the owner %s of %s: %w", id, v.identity, err)
+			}
+			owner, judged.unseen = newVertex(r.APIVersion, r.Kind, o), judged.unseen || g.watched(kind.GroupKind())
+		}
+		if owner.waits() {
+			judged.waiting = append(judged.waiting, r.UID)
+		} else {
+			judged.solid = true
+		}
+	}
+	return judged, nil
+}
+
+// letGo takes references to owners away from an object.
+func (g *garbage) letGo(ctx context.Context, i identity, owners ...types.UID) error {
+	var refs []map[string]any
+	for _, uid := range owners {
+		refs = append(refs, map[string]any{"$patch": "delete", "uid": uid})
+	}
+	return g.patch(ctx, i.object(), types.StrategicMergePatchType, map[string]any{"uid": i.UID, "ownerReferences": refs})
+}
+
+// unblock makes the references of o such that its owners do not wait for it.
+func (g *garbage) unblock(ctx context.Context, o *metav1.PartialObjectMetadata) error {
+	var refs []metav1.OwnerReference
+	for _, r := range o.OwnerReferences {
+		if blocking(r) {
+			r.BlockOwnerDeletion = ptr.To(false)
+			refs = append(refs, r)
+		}
+	}
+	if len(refs) == 0 {
+		return nil
+	}
+	return g.patch(ctx, o, types.StrategicMergePatchType, map[string]any{"uid": o.UID, "ownerReferences": refs})
+}
+
+// release takes a finalizer away; a conflict is tried again.
+func (g *garbage) release(ctx context.Context, i identity, finalizer string) error {
+	o, err := g.get(ctx, i)
+	if err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	rest := slices.DeleteFunc(slices.Clone(o.Finalizers), func(f string) bool { return f == finalizer })
+	if len(rest) == len(o.Finalizers) {
+		return nil
+	}
+	return client.IgnoreNotFound(g.patch(ctx, o, types.MergePatchType, map[string]any{"resourceVersion": o.ResourceVersion, "finalizers": rest}))
+}
+
+// patch changes metadata of o, which becomes what the API answers.
+func (g *garbage) patch(ctx context.Context, o *metav1.PartialObjectMetadata, t types.PatchType, metadata map[string]any) error {
+	b, err := json.Marshal(map[string]any{"metadata": metadata})
 	if err != nil {
 		return err
 	}
-	return ignoreGone(g.client.Patch(ctx, p, client.RawPatch(types.StrategicMergePatchType, patch)))
+	return g.client.Patch(ctx, o, client.RawPatch(t, b))
 }
 
-func (g garbage) release(ctx context.Context, o client.Object, finalizer string) error {
-	up := o.DeepCopyObject().(client.Object)
-	up.SetFinalizers(slices.DeleteFunc(up.GetFinalizers(), func(f string) bool { return f == finalizer }))
-	return ignoreStale(g.client.Update(ctx, up))
+// delete deletes an object as it was judged: if its references have changed
+// since, it is judged again.
+func (g *garbage) delete(ctx context.Context, i identity, latest *metav1.PartialObjectMetadata, policy metav1.DeletionPropagation) error {
+	err := g.client.Delete(ctx, i.object(), client.Preconditions{UID: &i.UID, ResourceVersion: &latest.ResourceVersion}, client.PropagationPolicy(policy))
+	if apierrors.IsConflict(err) {
+		now, getErr := g.get(ctx, i)
+		if getErr != nil {
+			return client.IgnoreNotFound(getErr)
+		}
+		if equality.Semantic.DeepEqual(now.OwnerReferences, latest.OwnerReferences) {
+			err = g.client.Delete(ctx, i.object(), client.Preconditions{UID: &i.UID}, client.PropagationPolicy(policy))
+		}
+	}
+	return client.IgnoreNotFound(err)
 }

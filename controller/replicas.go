@@ -33,8 +33,9 @@ const (
 	// burst bounds how many Pods one reconciliation makes or removes, as
 	// kube-controller-manager's BurstReplicas.
 	burst = 500
-	// unseen is how long an owner waits at most for the cache to show what was
-	// done: a Pod that came and went while the watch was broken makes no event.
+	// unseen is how long is waited at most for the cache to show what is known
+	// to be or to have been: what comes and goes while a watch is broken makes no
+	// event.
 	unseen = 30 * time.Second
 	// byController is the cache's index of Pods by the UID of their controller,
 	// which is empty when there is none.
