@@ -80,7 +80,7 @@ var (
 	passing = []string{"runtime", "keeper", "network", "node", "run"}
 	lasting = []string{"etcd", "images", "log", "pki", KubeconfigName}
 	// users write these themselves, also before there is a node.
-	byUsers = []string{"registries"}
+	byUsers = []string{"registries", "seccomp"}
 )
 
 // markerName is the file by which a data folder is known to be Peapod's own:

@@ -90,7 +90,7 @@ func (d *node) newAgent() (*nodeagent.Agent, error) {
 		return nil, fmt.Errorf("cannot listen on %s for the node's endpoint: %w", d.nodeListen, err)
 	}
 	return nodeagent.New(nodeagent.Config{
-		NodeName: d.NodeName, Client: client, CRI: d.cri, Dir: d.path("node"), LogDir: d.podLogs(), CgroupRoot: d.instance,
+		NodeName: d.NodeName, Client: client, CRI: d.cri, Dir: d.path("node"), Seccomp: d.path("seccomp"), LogDir: d.podLogs(), CgroupRoot: d.instance,
 		IP: net.IP(d.ip.AsSlice()), PodCIDR: d.pods.String(), Listen: l, Serve: d.serveNode, Version: KubernetesVersion,
 		APIHost: apiserver.ServiceAddress(d.services).String(), APIPort: "443", Log: d.Log,
 	})

@@ -16,7 +16,6 @@ import (
 
 	securejoin "github.com/cyphar/filepath-securejoin"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/volume"
@@ -72,29 +71,27 @@ func (a *Agent) sandboxConfig(p *corev1.Pod, attempt int) (*runtimeapi.PodSandbo
 	if fqdn != "" && is(p.Spec.SetHostnameAsFQDN) {
 		name = fqdn
 	}
-	if len(name) > 64 { // what the kernel takes
-		return nil, fmt.Errorf("failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (64 characters is the max, %d characters requested)", name, len(name))
-	}
 	if p.Spec.HostNetwork {
 		name = ""
 	}
-	sc := p.Spec.SecurityContext
-	if sc == nil {
-		sc = &corev1.PodSecurityContext{}
+	if len(name) > 64 { // what the kernel takes
+		return nil, fmt.Errorf("failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (64 characters is the max, %d characters requested)", name, len(name))
 	}
 	config := &runtimeapi.PodSandboxConfig{
 		Metadata: &runtimeapi.PodSandboxMetadata{Name: p.Name, Namespace: p.Namespace, Uid: string(p.UID), Attempt: uint32(attempt)},
 		Hostname: name, LogDirectory: a.logDir(p), DnsConfig: a.dns(p), Labels: podLabels(p), Annotations: maps.Clone(p.Annotations),
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
-			CgroupParent: a.cgroups.path(p), Sysctls: map[string]string{},
-			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
-				NamespaceOptions: namespaces(p), SupplementalGroups: sc.SupplementalGroups, Privileged: anyPrivileged(p),
-				Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
-			},
+			CgroupParent: a.cgroups.path(p), Sysctls: map[string]string{}, SecurityContext: sandboxSecurity(p),
+			Resources: podResources(p), Overhead: &runtimeapi.LinuxContainerResources{},
 		},
 	}
-	for _, s := range sc.Sysctls {
-		config.Linux.Sysctls[s.Name] = s.Value
+	if sc := p.Spec.SecurityContext; sc != nil {
+		for _, s := range sc.Sysctls {
+			config.Linux.Sysctls[s.Name] = s.Value
+		}
+	}
+	if o := p.Spec.Overhead; o != nil {
+		config.Linux.Overhead = linuxResources(o.Cpu(), o.Cpu(), o.Memory())
 	}
 	if !p.Spec.HostNetwork {
 		for _, c := range p.Spec.Containers {
@@ -187,7 +184,7 @@ func (a *Agent) containerConfig(ctx context.Context, p *corev1.Pod, sb *podSandb
 	if err != nil {
 		return nil, err
 	}
-	security, err := securityContext(p, c, image)
+	security, err := a.securityContext(p, c, image)
 	if err != nil {
 		return nil, err
 	}
@@ -195,8 +192,11 @@ func (a *Agent) containerConfig(ctx context.Context, p *corev1.Pod, sb *podSandb
 		Metadata: &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: uint32(attempt)},
 		Image:    &runtimeapi.ImageSpec{Image: image.Id, UserSpecifiedImage: c.Image},
 		Command:  expandAll(c.Command, env), Args: expandAll(c.Args, env), WorkingDir: c.WorkingDir,
-		Mounts: mounts, Labels: podLabels(p), LogPath: logName(c.Name, attempt),
+		Mounts: mounts, LogPath: logName(c.Name, attempt),
 		Stdin: c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
+		Labels: map[string]string{
+			labelPodName: p.Name, labelPodNamespace: p.Namespace, labelPodUID: string(p.UID), labelContainerName: c.Name,
+		},
 		Annotations: map[string]string{
 			annotationHash: hashOf(c), annotationRestarts: strconv.Itoa(attempt),
 			annotationMessage: c.TerminationMessagePath, annotationPolicy: string(c.TerminationMessagePolicy),
@@ -204,34 +204,42 @@ func (a *Agent) containerConfig(ctx context.Context, p *corev1.Pod, sb *podSandb
 		},
 		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: security, Resources: resourcesOf(p, c, a.node.memory())},
 	}
-	config.Labels[labelContainerName] = c.Name
 	for k, v := range env {
 		config.Envs = append(config.Envs, &runtimeapi.KeyValue{Key: k, Value: []byte(v)})
 	}
 	slices.SortFunc(config.Envs, func(a, b *runtimeapi.KeyValue) int { return strings.Compare(a.Key, b.Key) })
-	if g := p.Spec.TerminationGracePeriodSeconds; g != nil {
-		config.Annotations[annotationGrace] = strconv.FormatInt(*g, 10)
-	}
-	if c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
-		hook := c.Lifecycle.PreStop.DeepCopy()
-		if g := hook.HTTPGet; g != nil {
-			// The hook must be able to run when the Pod is not known any more.
-			port, err := portNumber(c, g.Port)
-			if err != nil {
-				return nil, err
-			}
-			g.Port = intstr.FromInt(port)
-		}
-		b, err := json.Marshal(hook)
-		if err != nil {
-			return nil, err
-		}
-		config.Annotations[annotationPreStop] = string(b)
+	if err := annotateEnd(config.Annotations, p, c); err != nil {
+		return nil, err
 	}
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		config.StopSignal = runtimeapi.Signal(runtimeapi.Signal_value["SIGNAL_"+string(*c.Lifecycle.StopSignal)])
 	}
 	return config, nil
+}
+
+// annotateEnd writes down what the container's end needs when the Pod is not
+// known any more.
+func annotateEnd(out map[string]string, p *corev1.Pod, c *corev1.Container) error {
+	if g := p.DeletionGracePeriodSeconds; g != nil {
+		out[annotationDeletionGrace] = strconv.FormatInt(*g, 10)
+	}
+	if g := p.Spec.TerminationGracePeriodSeconds; g != nil {
+		out[annotationGrace] = strconv.FormatInt(*g, 10)
+	}
+	write := func(name string, value any) error {
+		b, err := json.Marshal(value)
+		out[name] = string(b)
+		return err
+	}
+	if len(c.Ports) > 0 {
+		if err := write(annotationPorts, c.Ports); err != nil {
+			return err
+		}
+	}
+	if c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
+		return write(annotationPreStop, c.Lifecycle.PreStop)
+	}
+	return nil
 }
 
 // mounts are the container's volumes, /etc/hosts and its termination message.
@@ -247,8 +255,8 @@ func (a *Agent) mounts(ctx context.Context, p *corev1.Pod, sb *podSandbox, c *co
 		if err != nil {
 			return nil, err
 		}
-		if path, err = subPath(path, m, env, volume.Live(p.Spec.Volumes[i])); err != nil {
-			return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, c.Name, err)
+		if path, err = subPath(path, m, c.Name, env, volume.Live(p.Spec.Volumes[i])); err != nil {
+			return nil, err
 		}
 		hostsMounted = hostsMounted || m.MountPath == "/etc/hosts"
 		mount := &runtimeapi.Mount{ContainerPath: m.MountPath, HostPath: path, Readonly: m.ReadOnly, Propagation: propagation(m.MountPropagation)}
@@ -291,8 +299,9 @@ func propagation(m *corev1.MountPropagationMode) runtimeapi.MountPropagation {
 }
 
 // subPath resolves a path inside a volume without ever leaving it; a folder
-// that is missing is made.
-func subPath(root string, m corev1.VolumeMount, env map[string]string, data bool) (string, error) {
+// that is missing is made with the volume's own mode, so that whoever may write
+// there may write in it. Events must not tell what is on the machine.
+func subPath(root string, m corev1.VolumeMount, container string, env map[string]string, data bool) (string, error) {
 	sub := m.SubPath
 	if m.SubPathExpr != "" {
 		var err error
@@ -300,19 +309,53 @@ func subPath(root string, m corev1.VolumeMount, env map[string]string, data bool
 			return "", err
 		}
 	}
-	if sub == "" {
+	switch {
+	case sub == "":
 		return root, nil
+	case filepath.IsAbs(sub):
+		return "", fmt.Errorf("error SubPath `%s` must not be an absolute path", sub)
+	case slices.Contains(strings.Split(sub, "/"), ".."):
+		return "", fmt.Errorf("unable to provision SubPath `%s`: must not contain '..'", sub)
 	}
 	path, err := securejoin.SecureJoin(root, sub)
-	if err != nil {
-		return "", err
+	if err == nil {
+		_, err = os.Stat(path)
 	}
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) && !data {
-		return path, os.MkdirAll(path, 0o750)
-	} else if err != nil {
-		return "", err
+	if errors.Is(err, os.ErrNotExist) && !data {
+		if makeLike(root, path) != nil {
+			return "", fmt.Errorf("failed to create subPath directory for volumeMount %q of container %q", m.Name, container)
+		}
+		return path, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q", m.Name, container)
 	}
 	return path, nil
+}
+
+// makeLike makes the folders from root to path that are missing, with root's
+// mode.
+func makeLike(root, path string) error {
+	st, err := os.Stat(root)
+	if err != nil {
+		return err
+	}
+	var missing []string
+	for dir := path; dir != root; dir = filepath.Dir(dir) {
+		if _, err := os.Lstat(dir); err == nil {
+			break
+		}
+		missing = append(missing, dir)
+	}
+	for _, dir := range slices.Backward(missing) {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+		if err := os.Chmod(dir, st.Mode()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // hostsFile writes the Pod's /etc/hosts.

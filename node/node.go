@@ -43,6 +43,8 @@ type Config struct {
 	// Dir holds volumes and the small files of Pods.
 	Dir    string
 	LogDir string
+	// Seccomp holds the profiles of type Localhost.
+	Seccomp string
 	// CgroupRoot is the parent of all Pods' cgroups.
 	CgroupRoot string
 	// IP is the node's own address; PodCIDR its range.

@@ -23,13 +23,16 @@ const (
 	labelPodUID        = "io.kubernetes.pod.uid"
 	labelContainerName = "io.kubernetes.container.name"
 
-	annotationHash       = "io.kubernetes.container.hash"
-	annotationRestarts   = "io.kubernetes.container.restartCount"
-	annotationMessage    = "io.kubernetes.container.terminationMessagePath"
-	annotationPolicy     = "io.kubernetes.container.terminationMessagePolicy"
-	annotationGrace      = "io.kubernetes.pod.terminationGracePeriod"
-	annotationPreStop    = "io.kubernetes.container.preStopHandler"
-	annotationMessageDir = "peapod.dev/termination-log"
+	annotationHash     = "io.kubernetes.container.hash"
+	annotationRestarts = "io.kubernetes.container.restartCount"
+	annotationMessage  = "io.kubernetes.container.terminationMessagePath"
+	annotationPolicy   = "io.kubernetes.container.terminationMessagePolicy"
+	annotationPorts    = "io.kubernetes.container.ports"
+	annotationGrace    = "io.kubernetes.pod.terminationGracePeriod"
+	// The grace of a Pod that is being deleted while the container is made.
+	annotationDeletionGrace = "io.kubernetes.pod.deletionGracePeriod"
+	annotationPreStop       = "io.kubernetes.container.preStopHandler"
+	annotationMessageDir    = "peapod.dev/termination-log"
 )
 
 // instance is one container the runtime has.

@@ -5,16 +5,15 @@ package node
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/peapod/peapod/api/pod"
 )
 
 // securityContext is what a container may do. Where neither container nor Pod
 // says otherwise it gets the runtime's default seccomp profile.
-func securityContext(p *corev1.Pod, c *corev1.Container, image *runtimeapi.Image) (*runtimeapi.LinuxContainerSecurityContext, error) {
+func (a *Agent) securityContext(p *corev1.Pod, c *corev1.Container, image *runtimeapi.Image) (*runtimeapi.LinuxContainerSecurityContext, error) {
 	ps, cs := p.Spec.SecurityContext, c.SecurityContext
 	if ps == nil {
 		ps = &corev1.PodSecurityContext{}
@@ -27,23 +26,17 @@ func securityContext(p *corev1.Pod, c *corev1.Container, image *runtimeapi.Image
 		return nil, err
 	}
 	out := &runtimeapi.LinuxContainerSecurityContext{
-		NamespaceOptions: namespaces(p), SupplementalGroups: ps.SupplementalGroups,
+		NamespaceOptions: namespaces(p), RunAsUser: number(user), RunAsGroup: number(first(cs.RunAsGroup, ps.RunAsGroup)),
+		SupplementalGroups: supplementalGroups(ps), SupplementalGroupsPolicy: groupsPolicy(ps),
 		Privileged: is(cs.Privileged), ReadonlyRootfs: is(cs.ReadOnlyRootFilesystem),
-		NoNewPrivs: cs.AllowPrivilegeEscalation != nil && !*cs.AllowPrivilegeEscalation,
-		Seccomp:    seccompProfile(first(cs.SeccompProfile, ps.SeccompProfile)),
+		NoNewPrivs:     cs.AllowPrivilegeEscalation != nil && !*cs.AllowPrivilegeEscalation,
+		SelinuxOptions: selinux(first(cs.SELinuxOptions, ps.SELinuxOptions)),
 	}
-	if user != nil {
-		out.RunAsUser = &runtimeapi.Int64Value{Value: *user}
+	var err error
+	if out.Seccomp, err = a.seccompProfile(first(cs.SeccompProfile, ps.SeccompProfile)); err != nil {
+		return nil, err
 	}
-	if g := first(cs.RunAsGroup, ps.RunAsGroup); g != nil {
-		out.RunAsGroup = &runtimeapi.Int64Value{Value: *g}
-	}
-	if ps.FSGroup != nil {
-		out.SupplementalGroups = append(out.SupplementalGroups[:len(out.SupplementalGroups):len(out.SupplementalGroups)], *ps.FSGroup)
-	}
-	if ps.SupplementalGroupsPolicy != nil && *ps.SupplementalGroupsPolicy == corev1.SupplementalGroupsPolicyStrict {
-		out.SupplementalGroupsPolicy = runtimeapi.SupplementalGroupsPolicy_Strict
-	}
+	out.Apparmor = appArmor(first(cs.AppArmorProfile, ps.AppArmorProfile))
 	if cs.Capabilities != nil {
 		out.Capabilities = &runtimeapi.Capability{}
 		for _, x := range cs.Capabilities.Add {
@@ -80,14 +73,72 @@ func first[T any](list ...*T) *T {
 
 func is(b *bool) bool { return b != nil && *b }
 
-func seccompProfile(s *corev1.SeccompProfile) *runtimeapi.SecurityProfile {
+// seccompProfile is a profile in CRI's words; local ones are files below
+// Config.Seccomp.
+func (a *Agent) seccompProfile(s *corev1.SeccompProfile) (*runtimeapi.SecurityProfile, error) {
 	switch {
 	case s == nil || s.Type == corev1.SeccompProfileTypeRuntimeDefault:
-		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
-	case s.Type == corev1.SeccompProfileTypeLocalhost && s.LocalhostProfile != nil:
+		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}, nil
+	case s.Type != corev1.SeccompProfileTypeLocalhost:
+		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}, nil
+	case s.LocalhostProfile == nil || *s.LocalhostProfile == "":
+		return nil, errors.New("localhostProfile must be set if seccompProfile type is Localhost.")
+	}
+	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: filepath.Join(a.cfg.Seccomp, *s.LocalhostProfile)}, nil
+}
+
+// appArmor is a profile in CRI's words; the runtime's default is what it gives
+// to who names none.
+func appArmor(s *corev1.AppArmorProfile) *runtimeapi.SecurityProfile {
+	switch {
+	case s == nil || s.Type == corev1.AppArmorProfileTypeRuntimeDefault:
+		return nil
+	case s.Type == corev1.AppArmorProfileTypeLocalhost && s.LocalhostProfile != nil:
 		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: *s.LocalhostProfile}
 	}
 	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
+}
+
+func selinux(s *corev1.SELinuxOptions) *runtimeapi.SELinuxOption {
+	if s == nil {
+		return nil
+	}
+	return &runtimeapi.SELinuxOption{User: s.User, Role: s.Role, Type: s.Type, Level: s.Level}
+}
+
+// supplementalGroups are the Pod's: the owner of its volumes first.
+func supplementalGroups(ps *corev1.PodSecurityContext) (out []int64) {
+	if ps.FSGroup != nil {
+		out = append(out, *ps.FSGroup)
+	}
+	return append(out, ps.SupplementalGroups...)
+}
+
+func groupsPolicy(ps *corev1.PodSecurityContext) runtimeapi.SupplementalGroupsPolicy {
+	if p := ps.SupplementalGroupsPolicy; p != nil && *p == corev1.SupplementalGroupsPolicyStrict {
+		return runtimeapi.SupplementalGroupsPolicy_Strict
+	}
+	return runtimeapi.SupplementalGroupsPolicy_Merge
+}
+
+// sandboxSecurity is for runtimes that have a process of the sandbox's own.
+func sandboxSecurity(p *corev1.Pod) *runtimeapi.LinuxSandboxSecurityContext {
+	ps := p.Spec.SecurityContext
+	if ps == nil {
+		ps = &corev1.PodSecurityContext{}
+	}
+	return &runtimeapi.LinuxSandboxSecurityContext{
+		NamespaceOptions: namespaces(p), Privileged: anyPrivileged(p), RunAsUser: number(ps.RunAsUser), RunAsGroup: number(ps.RunAsGroup),
+		SupplementalGroups: supplementalGroups(ps), SupplementalGroupsPolicy: groupsPolicy(ps), SelinuxOptions: selinux(ps.SELinuxOptions),
+		Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
+	}
+}
+
+func number(n *int64) *runtimeapi.Int64Value {
+	if n == nil {
+		return nil
+	}
+	return &runtimeapi.Int64Value{Value: *n}
 }
 
 // verifyNonRoot refuses what would run as root although it must not.
@@ -106,38 +157,4 @@ func verifyNonRoot(p *corev1.Pod, c *corev1.Container, nonRoot *bool, user *int6
 		return fmt.Errorf("container has runAsNonRoot and image will run as root (pod: %q, container: %s)", p.Name+"_"+p.Namespace+"("+string(p.UID)+")", c.Name)
 	}
 	return errors.Join(fmt.Errorf("container has runAsNonRoot and image has non-numeric user (%s), cannot verify user is non-root (pod: %q, container: %s)", image.GetUsername(), p.Name+"_"+p.Namespace+"("+string(p.UID)+")", c.Name))
-}
-
-// resourcesOf are a container's limits in the kernel's units.
-func resourcesOf(p *corev1.Pod, c *corev1.Container, capacity int64) *runtimeapi.LinuxContainerResources {
-	r := &runtimeapi.LinuxContainerResources{CpuPeriod: cpuPeriod, OomScoreAdj: oomScore(p, c, capacity)}
-	request := c.Resources.Requests.Cpu()
-	if request.IsZero() && !c.Resources.Limits.Cpu().IsZero() {
-		request = c.Resources.Limits.Cpu()
-	}
-	r.CpuShares = shares(request.MilliValue())
-	if l := c.Resources.Limits.Cpu(); !l.IsZero() {
-		r.CpuQuota = quota(l.MilliValue())
-	}
-	if l := c.Resources.Limits.Memory(); !l.IsZero() {
-		r.MemoryLimitInBytes = l.Value()
-		r.MemorySwapLimitInBytes = l.Value() // no swap beyond memory
-	}
-	return r
-}
-
-// oomScore ranks containers for the kernel's out-of-memory killer: Guaranteed
-// last, BestEffort first, in between by the share of memory asked for.
-func oomScore(p *corev1.Pod, c *corev1.Container, capacity int64) int64 {
-	switch pod.QOS(p) {
-	case corev1.PodQOSGuaranteed:
-		return -997
-	case corev1.PodQOSBestEffort:
-		return 1000
-	}
-	if capacity == 0 {
-		return 999
-	}
-	score := 1000 - 1000*c.Resources.Requests.Memory().Value()/capacity
-	return min(max(score, 3), 999)
 }

@@ -182,7 +182,7 @@ func (a *Agent) stopContainer(ctx context.Context, p *corev1.Pod, i *instance, s
 		var err error
 		a.work.Go(func() {
 			defer close(done)
-			_, err = a.runHook(ctx, p, &corev1.Container{Name: i.name}, i.id, hook)
+			_, err = a.runHook(ctx, p, i.definition(), i.id, hook)
 		})
 		if over := a.untilDeadline(ctx, s, done); ctx.Err() == nil && (!over || err != nil) {
 			say(corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
@@ -285,6 +285,15 @@ func (i *instance) preStop() *corev1.LifecycleHandler {
 		return nil
 	}
 	return h
+}
+
+// definition is as much of its container as its hook needs.
+func (i *instance) definition() *corev1.Container {
+	c := &corev1.Container{Name: i.name}
+	if json.Unmarshal([]byte(i.annotations[annotationPorts]), &c.Ports) != nil {
+		c.Ports = nil // it has none
+	}
+	return c
 }
 
 // endSandbox ends one Pod without the API, from what its containers' own
