@@ -26,6 +26,7 @@ type Config struct {
 	RootCA []byte
 	// Client is for what the cache is not made for, such as subresources.
 	Client kubernetes.Interface
+	all    *everything // one for all controllers
 }
 
 // workers is how many objects of a kind are reconciled at once.
@@ -50,6 +51,7 @@ func Add(m manager.Manager, c Config) error {
 	if err := indexPods(m); err != nil {
 		return fmt.Errorf("cannot index the Pods by their controllers: %w", err)
 	}
+	c.all = newEverything(m, c)
 	for _, add := range []func(manager.Manager, Config) error{addReplicaSet, addReplicationController, addServiceAccount, addRootCA, addNamespace, addEndpoints, addGarbage, addPodGC} {
 		if err := add(m, c); err != nil {
 			return fmt.Errorf("cannot add controller: %w", err)

@@ -22,11 +22,13 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
 // everything is the source of the garbage collector: it keeps the graph of all
 // objects that are served and can be deleted, and wakes whom a change concerns.
-// Events own nothing and are owned by nobody, as upstream has it.
+// Events own nothing and are owned by nobody, as upstream has it. Others hear
+// from it when a namespace holds less than before.
 type everything struct {
 	cache     cache.Cache
 	discovery discovery.DiscoveryInterface
@@ -36,6 +38,37 @@ type everything struct {
 	mu       sync.Mutex // guards the fields below
 	kinds    map[schema.GroupKind]bool
 	handlers []toolscache.ResourceEventHandlerRegistration
+	less     []func(namespace string)
+}
+
+func newEverything(m manager.Manager, c Config) *everything {
+	return &everything{
+		cache: m.GetCache(), discovery: c.Client.Discovery(), graph: newGraph(), kinds: map[schema.GroupKind]bool{},
+		events: m.GetEventRecorderFor("garbage-collector-controller"),
+	}
+}
+
+// whenLess has f called when an object or a finalizer of one goes from a
+// namespace.
+func (e *everything) whenLess(f func(namespace string)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.less = append(e.less, f)
+}
+
+func (e *everything) tellLess(namespace string) {
+	e.mu.Lock()
+	all := e.less
+	e.mu.Unlock()
+	for _, f := range all {
+		f(namespace)
+	}
+}
+
+// awaited says whether the end of an object will be heard of.
+func (e *everything) awaited(uid types.UID) bool {
+	_, _, known := e.graph.look(uid)
+	return known
 }
 
 // whole are the kinds that the cache holds for other controllers anyway; of
@@ -60,7 +93,6 @@ func (e *everything) Start(ctx context.Context, queue workqueue.TypedRateLimitin
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.kinds = map[schema.GroupKind]bool{}
 	for _, l := range discovery.FilteredBy(discovery.SupportsAllVerbs{Verbs: []string{"delete", "list", "watch"}}, lists) {
 		gv, err := schema.ParseGroupVersion(l.GroupVersion)
 		if err != nil {
@@ -113,6 +145,9 @@ func (e *everything) watch(ctx context.Context, kind schema.GroupVersionKind, qu
 		for _, uid := range e.graph.remove(o.(client.Object).GetUID()) {
 			queue.Add(uid)
 		}
+		if ns := o.(client.Object).GetNamespace(); ns != "" {
+			e.tellLess(ns)
+		}
 	}
 	handler, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
 		AddFunc: observe, DeleteFunc: remove,
@@ -121,6 +156,9 @@ func (e *everything) watch(ctx context.Context, kind schema.GroupVersionKind, qu
 				remove(old) // the watch was broken meanwhile
 			}
 			observe(o)
+			if ns := o.(client.Object).GetNamespace(); ns != "" && len(o.(client.Object).GetFinalizers()) < len(old.(client.Object).GetFinalizers()) {
+				e.tellLess(ns)
+			}
 		},
 	})
 	e.kinds[kind.GroupKind()], e.handlers = true, append(e.handlers, handler)

@@ -15,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
@@ -37,19 +36,17 @@ type garbage struct {
 	client client.Client // of metadata; writes
 	live   client.Reader
 	mapper meta.RESTMapper
-	events record.EventRecorder
 	// watched says whether a kind comes into the graph.
 	watched func(schema.GroupKind) bool
 }
 
 func addGarbage(m manager.Manager, c Config) error {
-	s := &everything{cache: m.GetCache(), discovery: c.Client.Discovery(), graph: newGraph(), events: m.GetEventRecorderFor("garbage-collector-controller")}
-	g := &garbage{graph: s.graph, client: m.GetClient(), live: m.GetAPIReader(), mapper: m.GetRESTMapper(), events: s.events, watched: s.watches}
-	gc, err := controller.NewTyped("garbage", m, controller.TypedOptions[types.UID]{Reconciler: g, Logger: m.GetLogger()})
+	g := &garbage{graph: c.all.graph, client: m.GetClient(), live: m.GetAPIReader(), mapper: m.GetRESTMapper(), watched: c.all.watches}
+	gc, err := controller.NewTyped("garbage", m, controller.TypedOptions[types.UID]{Reconciler: g})
 	if err != nil {
 		return err
 	}
-	return gc.Watch(s)
+	return gc.Watch(c.all)
 }
 
 // Reconcile does for one object what is due: for its dependents when it is

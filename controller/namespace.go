@@ -13,172 +13,175 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/peapod/peapod/api/pod"
 )
 
-// addServiceAccount gives every namespace its account "default".
-func addServiceAccount(m manager.Manager, _ Config) error {
-	return perNamespace(m, "serviceaccount", &corev1.ServiceAccount{}, "default", func(ns string) client.Object {
-		return &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "default"}}
-	}, nil)
-}
-
-// addRootCA publishes the cluster's CA to every namespace, for the token
-// volumes of Pods.
-func addRootCA(m manager.Manager, c Config) error {
-	const name, key = "kube-root-ca.crt", "ca.crt"
-	return perNamespace(m, "root-ca-certificate-publisher", &corev1.ConfigMap{}, name, func(ns string) client.Object {
-		return &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, Annotations: map[string]string{"kubernetes.io/description": "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters."}},
-			Data:       map[string]string{key: string(c.RootCA)},
-		}
-	}, func(o client.Object) bool {
-		m := o.(*corev1.ConfigMap)
-		if len(m.Data) == 1 && m.Data[key] == string(c.RootCA) {
-			return false
-		}
-		m.Data = map[string]string{key: string(c.RootCA)}
-		return true
-	})
-}
-
-// perNamespace keeps one object of a name in every namespace. mend puts it
-// right and says whether it had to; nil leaves what is there.
-func perNamespace(m manager.Manager, controller string, example client.Object, name string, make func(ns string) client.Object, mend func(client.Object) bool) error {
-	c := m.GetClient()
-	return ctrl.NewControllerManagedBy(m).Named(controller).For(&corev1.Namespace{}).
-		Watches(example, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
-			if o.GetName() != name {
-				return nil
-			}
-			return []reconcile.Request{{NamespacedName: client.ObjectKey{Name: o.GetNamespace()}}}
-		})).
-		Complete(reconcile.Func(func(ctx context.Context, q reconcile.Request) (reconcile.Result, error) {
-			var ns corev1.Namespace
-			if err := c.Get(ctx, q.NamespacedName, &ns); err != nil || ns.DeletionTimestamp != nil {
-				return reconcile.Result{}, client.IgnoreNotFound(err)
-			}
-			have := example.DeepCopyObject().(client.Object)
-			err := c.Get(ctx, client.ObjectKey{Namespace: ns.Name, Name: name}, have)
-			switch {
-			case apierrors.IsNotFound(err):
-				err = c.Create(ctx, make(ns.Name))
-				if apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-					err = nil
-				}
-			case err == nil && mend != nil && mend(have):
-				err = ignoreStale(c.Update(ctx, have))
-			}
-			return reconcile.Result{}, err
-		}))
-}
-
-// namespaceEnd empties namespaces that are being deleted and then lets go.
+// namespaceEnd empties namespaces that are being deleted and then lets go: the
+// Pods first, which end gracefully, then all the rest (KEP-5080). It is woken
+// by what goes from the namespace.
 type namespaceEnd struct {
 	client    kubernetes.Interface
 	discovery discovery.DiscoveryInterface
 	metadata  metadata.Interface
+	// awaited says whether an object's end will be heard of.
+	awaited func(types.UID) bool
 }
+
+// patience is how soon an end that failed is tried again at the latest, as
+// upstream.
+const patience = time.Minute
 
 func addNamespace(m manager.Manager, c Config) error {
 	meta, err := metadata.NewForConfig(m.GetConfig())
 	if err != nil {
 		return err
 	}
-	n := namespaceEnd{c.Client, c.Client.Discovery(), meta}
+	n := namespaceEnd{c.Client, c.Client.Discovery(), meta, c.all.awaited}
 	return ctrl.NewControllerManagedBy(m).Named("namespace").For(&corev1.Namespace{}).
+		WatchesRawSource(source.Func(func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+			c.all.whenLess(func(namespace string) {
+				key := types.NamespacedName{Name: namespace}
+				var ns corev1.Namespace
+				if m.GetClient().Get(ctx, key, &ns, client.UnsafeDisableDeepCopy) == nil && ns.DeletionTimestamp != nil {
+					queue.Add(reconcile.Request{NamespacedName: key})
+				}
+			})
+			return nil
+		})).
+		WithOptions(controller.Options{RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](5*time.Millisecond, patience)}).
 		Complete(reconcile.AsReconciler(m.GetClient(), reconcile.ObjectReconciler[*corev1.Namespace](n)))
 }
-
-// remainRetry is how soon a namespace is looked at again whose content takes
-// its time to go; half of upstream's estimate for Pods.
-const remainRetry = time.Second
 
 func (n namespaceEnd) Reconcile(ctx context.Context, ns *corev1.Namespace) (reconcile.Result, error) {
 	if ns.DeletionTimestamp == nil || !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
 		return reconcile.Result{}, nil
 	}
-	left, err := n.empty(ctx, ns.Name)
-	if err != nil {
-		return reconcile.Result{}, errors.Join(err, n.tell(ctx, ns, left, err))
+	var r remains
+	after := n.empty(ctx, ns, &r)
+	if r.tell(&ns.Status) {
+		told, err := n.client.CoreV1().Namespaces().UpdateStatus(ctx, ns, metav1.UpdateOptions{})
+		if err != nil {
+			return reconcile.Result{}, errors.Join(r.err(), ignoreStale(err))
+		}
+		ns = told
 	}
-	if left > 0 {
-		return reconcile.Result{RequeueAfter: remainRetry}, n.tell(ctx, ns, left, nil)
+	if err := r.err(); err != nil || len(r.instances) > 0 {
+		return reconcile.Result{RequeueAfter: after}, err
 	}
-	ns = ns.DeepCopy()
 	ns.Spec.Finalizers = slices.DeleteFunc(ns.Spec.Finalizers, func(f corev1.FinalizerName) bool { return f == corev1.FinalizerKubernetes })
-	_, err = n.client.CoreV1().Namespaces().Finalize(ctx, ns, metav1.UpdateOptions{})
+	_, err := n.client.CoreV1().Namespaces().Finalize(ctx, ns, metav1.UpdateOptions{})
 	return reconcile.Result{}, ignoreStale(err)
 }
 
-// empty deletes everything in a namespace and counts what is still there.
-func (n namespaceEnd) empty(ctx context.Context, ns string) (left int, err error) {
+// empty deletes everything in a namespace, or only the Pods while there are
+// any, and notes what is still there. after says when to look again although
+// nothing has gone.
+func (n namespaceEnd) empty(ctx context.Context, ns *corev1.Namespace, r *remains) (after time.Duration) {
 	lists, err := n.discovery.ServerPreferredNamespacedResources()
 	if err != nil {
-		return 0, fmt.Errorf("cannot find out what namespace %s holds: %w", ns, err)
+		r.discovery = err
 	}
-	lists = discovery.FilteredBy(discovery.SupportsAllVerbs{Verbs: []string{"list", "deletecollection"}}, lists)
-	var errs []error
-	for _, l := range lists {
-		gv, err := schema.ParseGroupVersion(l.GroupVersion)
+	kinds, err := discovery.GroupVersionResources(discovery.FilteredBy(discovery.SupportsAllVerbs{Verbs: []string{"delete"}}, lists))
+	if err != nil {
+		r.parsing = err
+	}
+	pods := corev1.SchemeGroupVersion.WithResource("pods")
+	if _, served := kinds[pods]; served {
+		grace, err := n.grace(ctx, ns)
+		if err == nil {
+			after, err = n.delete(ctx, ns.Name, pods, grace, r)
+		}
 		if err != nil {
-			return 0, err
+			r.content = append(r.content, err)
+			r.failures = append(r.failures, fmt.Errorf("failed to delete pods for namespace: %s, err: %w", ns.Name, err))
 		}
-		for _, r := range l.APIResources {
-			if gv.Group == "events.k8s.io" {
-				continue // the other face of core events
-			}
-			in := n.metadata.Resource(gv.WithResource(r.Name)).Namespace(ns)
-			background := metav1.DeletePropagationBackground
-			if err := in.DeleteCollection(ctx, metav1.DeleteOptions{PropagationPolicy: &background}, metav1.ListOptions{}); err != nil && !apierrors.IsNotFound(err) {
-				errs = append(errs, err)
-				continue
-			}
-			rest, err := in.List(ctx, metav1.ListOptions{})
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			left += len(rest.Items)
+		if r.instances[pods] > 0 {
+			return after
 		}
 	}
-	return left, errors.Join(errs...)
-}
-
-// tell writes what holds the namespace up, as conditions.
-func (n namespaceEnd) tell(ctx context.Context, ns *corev1.Namespace, left int, failure error) error {
-	up := ns.DeepCopy()
-	changed := setNamespaceCondition(&up.Status, corev1.NamespaceDeletionContentFailure, failure != nil, "ContentDeleted", "ContentDeletionFailed", "All content successfully deleted, may be waiting on finalization", fmt.Sprint(failure))
-	changed = setNamespaceCondition(&up.Status, corev1.NamespaceContentRemaining, left > 0, "ContentRemoved", "SomeResourcesRemain", "All content successfully removed", fmt.Sprintf("Some resources are remaining: %d objects", left)) || changed
-	if !changed {
-		return nil
-	}
-	_, err := n.client.CoreV1().Namespaces().UpdateStatus(ctx, up, metav1.UpdateOptions{})
-	return ignoreStale(err)
-}
-
-func setNamespaceCondition(s *corev1.NamespaceStatus, t corev1.NamespaceConditionType, on bool, reasonOff, reasonOn, textOff, textOn string) bool {
-	c := corev1.NamespaceCondition{Type: t, Status: corev1.ConditionFalse, Reason: reasonOff, Message: textOff, LastTransitionTime: metav1.Now()}
-	if on {
-		c.Status, c.Reason, c.Message = corev1.ConditionTrue, reasonOn, textOn
-	}
-	for i, old := range s.Conditions {
-		if old.Type != t {
+	for kind := range kinds {
+		if kind == pods || kind.Group == "events.k8s.io" { // the other face of core events
 			continue
 		}
-		if old.Status == c.Status && old.Message == c.Message {
-			return false
+		again, err := n.delete(ctx, ns.Name, kind, 0, r)
+		if err != nil {
+			r.content, r.failures = append(r.content, err), append(r.failures, err)
 		}
-		s.Conditions[i] = c
-		return true
+		after = max(after, again)
 	}
-	s.Conditions = append(s.Conditions, c)
-	return true
+	return after
+}
+
+// grace is how much longer the Pods of a namespace may take to end.
+func (n namespaceEnd) grace(ctx context.Context, ns *corev1.Namespace) (time.Duration, error) {
+	list, err := n.client.CoreV1().Pods(ns.Name).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return 0, err
+	}
+	var longest int64
+	for i := range list.Items {
+		if p := &list.Items[i]; !pod.Terminal(p) && p.Spec.TerminationGracePeriodSeconds != nil {
+			longest = max(longest, *p.Spec.TerminationGracePeriodSeconds)
+		}
+	}
+	return max(0, time.Duration(longest)*time.Second-time.Since(ns.DeletionTimestamp.Time)), nil
+}
+
+// delete deletes all of one kind in a namespace. What is there after that is
+// an error, unless it has time left or a finalizer.
+func (n namespaceEnd) delete(ctx context.Context, ns string, kind schema.GroupVersionResource, grace time.Duration, r *remains) (after time.Duration, err error) {
+	in, background := n.metadata.Resource(kind).Namespace(ns), metav1.DeletePropagationBackground
+	err = in.DeleteCollection(ctx, metav1.DeleteOptions{PropagationPolicy: &background}, metav1.ListOptions{})
+	if apierrors.IsMethodNotSupported(err) {
+		err = n.deleteEach(ctx, in)
+	}
+	if err != nil {
+		return 0, err
+	}
+	rest, err := in.List(ctx, metav1.ListOptions{})
+	if apierrors.IsMethodNotSupported(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	r.note(kind, rest.Items)
+	finalizers, heard := false, true
+	for i := range rest.Items {
+		finalizers = finalizers || len(rest.Items[i].Finalizers) > 0
+		heard = heard && n.awaited(rest.Items[i].UID)
+	}
+	if len(rest.Items) > 0 && grace == 0 && !finalizers {
+		return 0, fmt.Errorf("unexpected items still remain in namespace: %s for gvr: %v", ns, kind)
+	}
+	if !heard {
+		return unseen, nil
+	}
+	return grace, nil // after which it is an error
+}
+
+func (n namespaceEnd) deleteEach(ctx context.Context, in metadata.ResourceInterface) error {
+	list, err := in.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	background := metav1.DeletePropagationBackground
+	for i := range list.Items {
+		if err := in.Delete(ctx, list.Items[i].Name, metav1.DeleteOptions{PropagationPolicy: &background}); client.IgnoreNotFound(err) != nil {
+			return err
+		}
+	}
+	return nil
 }
