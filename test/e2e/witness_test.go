@@ -15,10 +15,10 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// slack is what a busy machine may add to a moment. What may not come early is
-// held to grain.
+// slack is what a busy machine may add to a moment; a wrong grace would add
+// more. What may not come early is held to grain.
 const (
-	slack = 3 * time.Second
+	slack = 2 * time.Second
 	grain = 60 * time.Millisecond // between two beats, and a little
 )
 
@@ -107,6 +107,7 @@ func (w *witness) last(t *testing.T, container string) int64 {
 func between(t *testing.T, what string, a, b int64, want time.Duration) {
 	t.Helper()
 	got := time.Duration(b-a) * time.Millisecond
+	t.Logf("%s: %v", what, got)
 	if got < want-grain || got > want+slack {
 		t.Errorf("%s: %v, want %v", what, got, want)
 	}
