@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
@@ -52,23 +53,57 @@ type bootstrap struct {
 	server *Server
 }
 
+// run makes all at once but for what lies in a namespace: every object is a
+// write to the disk, and such writes share one.
 func (b bootstrap) run() error {
-	for _, step := range []func() error{b.namespaces, b.priorities, b.roles, b.service, b.endpoints} {
-		if err := step(); err != nil {
+	for _, steps := range [][]func() error{
+		slices.Concat(b.namespaces(), []func() error{b.priorities}, b.roles(), b.bindings()),
+		slices.Concat(b.contents(), []func() error{b.service, b.endpoints, b.endpointSlice}),
+	} {
+		var all errgroup.Group
+		for _, step := range steps {
+			all.Go(step)
+		}
+		if err := all.Wait(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (b bootstrap) namespaces() error {
-	for _, name := range []string{metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease, metav1.NamespaceDefault} {
-		_, err := b.client.CoreV1().Namespaces().Create(b.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
-		if err != nil && !apierrors.IsAlreadyExists(err) {
-			return err
-		}
+// systemNamespaces are those of every cluster.
+var systemNamespaces = []string{metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease, metav1.NamespaceDefault}
+
+func (b bootstrap) namespaces() (steps []func() error) {
+	for _, name := range systemNamespaces {
+		steps = append(steps, func() error {
+			_, err := b.client.CoreV1().Namespaces().Create(b.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+			return unlessThere(err)
+		})
 	}
-	return nil
+	return steps
+}
+
+// contents are what controllers give to any other namespace: a Pod of the
+// first moment is not to wait for them.
+func (b bootstrap) contents() (steps []func() error) {
+	for _, ns := range systemNamespaces {
+		steps = append(steps, func() error {
+			_, err := b.client.CoreV1().ServiceAccounts(ns).Create(b.ctx, auth.DefaultAccount(ns), metav1.CreateOptions{})
+			return unlessThere(err)
+		}, func() error {
+			_, err := b.client.CoreV1().ConfigMaps(ns).Create(b.ctx, auth.RootCA(ns, b.server.config.PKI.CAPEM), metav1.CreateOptions{})
+			return unlessThere(err)
+		})
+	}
+	return steps
+}
+
+func unlessThere(err error) error {
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
 }
 
 func (b bootstrap) priorities() error {
@@ -84,44 +119,49 @@ func (b bootstrap) priorities() error {
 	return nil
 }
 
-// roles creates the default roles and bindings, and adds what is missing to
-// those that say they may be updated. What a user added stays.
-func (b bootstrap) roles() error {
+// roles creates the default roles, and adds what is missing to those that say
+// they may be updated. What a user added stays.
+func (b bootstrap) roles() (steps []func() error) {
 	for _, want := range auth.ClusterRoles() {
-		have, err := b.server.rbac.ClusterRoles.Get(want.Name)
-		switch {
-		case apierrors.IsNotFound(err):
-			_, err = b.client.RbacV1().ClusterRoles().Create(b.ctx, &want, metav1.CreateOptions{})
-		case err == nil && auth.AutoUpdated(have):
-			if covered, missing := validation.Covers(have.Rules, want.Rules); !covered {
-				have = have.DeepCopy()
-				have.Rules = append(have.Rules, missing...)
-				_, err = b.client.RbacV1().ClusterRoles().Update(b.ctx, have, metav1.UpdateOptions{})
-			}
-		}
-		if err != nil && !apierrors.IsAlreadyExists(err) {
-			return err
-		}
-	}
-	for _, want := range auth.ClusterRoleBindings() {
-		have, err := b.server.rbac.ClusterRoleBindings.Get(want.Name)
-		switch {
-		case apierrors.IsNotFound(err):
-			_, err = b.client.RbacV1().ClusterRoleBindings().Create(b.ctx, &want, metav1.CreateOptions{})
-		case err == nil && auth.AutoUpdated(have):
-			have = have.DeepCopy()
-			for _, s := range want.Subjects {
-				if !slices.Contains(have.Subjects, s) {
-					have.Subjects = append(have.Subjects, s)
+		steps = append(steps, func() error {
+			have, err := b.server.rbac.ClusterRoles.Get(want.Name)
+			switch {
+			case apierrors.IsNotFound(err):
+				_, err = b.client.RbacV1().ClusterRoles().Create(b.ctx, &want, metav1.CreateOptions{})
+			case err == nil && auth.AutoUpdated(have):
+				if covered, missing := validation.Covers(have.Rules, want.Rules); !covered {
+					have = have.DeepCopy()
+					have.Rules = append(have.Rules, missing...)
+					_, err = b.client.RbacV1().ClusterRoles().Update(b.ctx, have, metav1.UpdateOptions{})
 				}
 			}
-			_, err = b.client.RbacV1().ClusterRoleBindings().Update(b.ctx, have, metav1.UpdateOptions{})
-		}
-		if err != nil && !apierrors.IsAlreadyExists(err) {
-			return err
-		}
+			return unlessThere(err)
+		})
 	}
-	return nil
+	return steps
+}
+
+// bindings does the same for the default bindings and their subjects.
+func (b bootstrap) bindings() (steps []func() error) {
+	for _, want := range auth.ClusterRoleBindings() {
+		steps = append(steps, func() error {
+			have, err := b.server.rbac.ClusterRoleBindings.Get(want.Name)
+			switch {
+			case apierrors.IsNotFound(err):
+				_, err = b.client.RbacV1().ClusterRoleBindings().Create(b.ctx, &want, metav1.CreateOptions{})
+			case err == nil && auth.AutoUpdated(have):
+				have = have.DeepCopy()
+				for _, s := range want.Subjects {
+					if !slices.Contains(have.Subjects, s) {
+						have.Subjects = append(have.Subjects, s)
+					}
+				}
+				_, err = b.client.RbacV1().ClusterRoleBindings().Update(b.ctx, have, metav1.UpdateOptions{})
+			}
+			return unlessThere(err)
+		})
+	}
+	return steps
 }
 
 // ServiceAddress is the cluster address of the API itself: the first of the
@@ -142,10 +182,7 @@ func (b bootstrap) service() error {
 			Ports: []corev1.ServicePort{{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(443)}},
 		},
 	}, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		return nil
-	}
-	return err
+	return unlessThere(err)
 }
 
 // endpoints says where the API answers: on its Service address, which the node
@@ -159,17 +196,17 @@ func (b bootstrap) endpoints() error {
 			Ports:     []corev1.EndpointPort{{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP}},
 		}},
 	}, metav1.CreateOptions{})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return err
-	}
-	_, err = b.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Create(b.ctx, &discoveryv1.EndpointSlice{
+	return unlessThere(err)
+}
+
+// endpointSlice says the same in the newer form.
+func (b bootstrap) endpointSlice() error {
+	ip := ServiceAddress(b.server.config.Services).String()
+	_, err := b.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Create(b.ctx, &discoveryv1.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
 		AddressType: discoveryv1.AddressTypeIPv4,
 		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{ip}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
 		Ports:       []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: ptr.To[int32](443), Protocol: ptr.To(corev1.ProtocolTCP)}},
 	}, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		return nil
-	}
-	return err
+	return unlessThere(err)
 }

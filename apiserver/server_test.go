@@ -92,9 +92,6 @@ func withServer(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	if _, err := admin.CoreV1().ServiceAccounts("default").Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
-		return 1, err
-	}
 	return m.Run(), nil
 }
 
@@ -132,6 +129,20 @@ func create(t *testing.T, p *corev1.Pod, node string) *corev1.Pod {
 
 func bind(ctx context.Context, pod, node string) error {
 	return admin.CoreV1().Pods("default").Bind(ctx, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: pod}, Target: corev1.ObjectReference{Kind: "Node", Name: node}}, metav1.CreateOptions{})
+}
+
+// No controller runs here: a server that is ready has what the first Pod of a
+// system namespace needs.
+func TestReadyMeansFirstObjects(t *testing.T) {
+	for _, ns := range []string{"default", "kube-system", "kube-public", "kube-node-lease"} {
+		if _, err := admin.CoreV1().ServiceAccounts(ns).Get(t.Context(), "default", metav1.GetOptions{}); err != nil {
+			t.Error(err)
+		}
+		m, err := admin.CoreV1().ConfigMaps(ns).Get(t.Context(), "kube-root-ca.crt", metav1.GetOptions{})
+		if err != nil || m.Data["ca.crt"] != string(server.config.PKI.CAPEM) {
+			t.Errorf("%s: %v, %v", ns, m.Data, err)
+		}
+	}
 }
 
 func TestPodIsDefaultedAndAdmitted(t *testing.T) {

@@ -4,6 +4,7 @@ package controller
 
 import (
 	"context"
+	"maps"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,6 +14,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/peapod/peapod/auth"
 )
 
 // addServiceAccount gives every namespace its account "default".
@@ -23,18 +26,14 @@ func addServiceAccount(m manager.Manager, _ Config) error {
 // addRootCA publishes the cluster's CA to every namespace, for the token
 // volumes of Pods.
 func addRootCA(m manager.Manager, c Config) error {
-	const (
-		key         = "ca.crt"
-		annotation  = "kubernetes.io/description"
-		description = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters."
-	)
-	return perNamespace(m, "root-ca-certificate-publisher", &corev1.ConfigMap{}, "kube-root-ca.crt", func(o client.Object) bool {
+	want := auth.RootCA("", c.RootCA)
+	return perNamespace(m, "root-ca-certificate-publisher", &corev1.ConfigMap{}, want.Name, func(o client.Object) bool {
 		m := o.(*corev1.ConfigMap)
-		if len(m.Data) == 1 && m.Data[key] == string(c.RootCA) && m.Annotations[annotation] != "" {
+		if maps.Equal(m.Data, want.Data) && m.Annotations[auth.DescriptionAnnotation] != "" {
 			return false
 		}
-		m.Data = map[string]string{key: string(c.RootCA)}
-		metav1.SetMetaDataAnnotation(&m.ObjectMeta, annotation, description)
+		m.Data = maps.Clone(want.Data)
+		metav1.SetMetaDataAnnotation(&m.ObjectMeta, auth.DescriptionAnnotation, want.Annotations[auth.DescriptionAnnotation])
 		return true
 	})
 }
