@@ -56,18 +56,28 @@ type replicas struct {
 }
 
 func newReplicas(m manager.Manager, component string, gvk schema.GroupVersionKind) (*replicas, error) {
-	informer, err := m.GetCache().GetInformer(context.Background(), &corev1.Pod{}, cache.BlockUntilSynced(false))
+	pods, err := podInformer(m)
 	if err != nil {
 		return nil, err
-	}
-	pods, ok := informer.(toolscache.SharedInformer)
-	if !ok {
-		return nil, fmt.Errorf("cannot ask %T how far it has come", informer)
 	}
 	return &replicas{
 		client: m.GetClient(), live: m.GetAPIReader(), events: m.GetEventRecorderFor(component), gvk: gvk,
 		seen: func() string { return pods.GetStore().LastStoreSyncResourceVersion() },
 	}, nil
+}
+
+// podInformer is the cache's store of Pods itself, for what the cache does not
+// answer.
+func podInformer(m manager.Manager) (toolscache.SharedIndexInformer, error) {
+	informer, err := m.GetCache().GetInformer(context.Background(), &corev1.Pod{}, cache.BlockUntilSynced(false))
+	if err != nil {
+		return nil, err
+	}
+	pods, ok := informer.(toolscache.SharedIndexInformer)
+	if !ok {
+		return nil, fmt.Errorf("cannot look into the cache of Pods, a %T", informer)
+	}
+	return pods, nil
 }
 
 // indexPods lets Pods be listed by their controller.
