@@ -28,6 +28,8 @@ type actor struct {
 	agent *Agent
 	bell  chan struct{} // a mailbox of one: somebody has news
 
+	accepted bool // this node has taken the Pod; the agent's admission guards it
+
 	mu      sync.Mutex // guards the fields up to the line
 	latest  *corev1.Pod
 	deleted bool // the API has let go of the Pod

@@ -77,6 +77,9 @@ func (a *Agent) sandboxConfig(p *corev1.Pod, attempt int) (*runtimeapi.PodSandbo
 	if len(name) > 64 { // what the kernel takes
 		return nil, fmt.Errorf("failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (64 characters is the max, %d characters requested)", name, len(name))
 	}
+	if p.Spec.HostUsers != nil && !*p.Spec.HostUsers {
+		return nil, errors.New("can't set `spec.hostUsers: false`, runtime does not support user namespaces")
+	}
 	config := &runtimeapi.PodSandboxConfig{
 		Metadata: &runtimeapi.PodSandboxMetadata{Name: p.Name, Namespace: p.Namespace, Uid: string(p.UID), Attempt: uint32(attempt)},
 		Hostname: name, LogDirectory: a.logDir(p), DnsConfig: a.dns(p), Labels: podLabels(p), Annotations: maps.Clone(p.Annotations),

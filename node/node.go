@@ -75,6 +75,10 @@ type Agent struct {
 	node    nodeState
 	pulls   pullQueue
 
+	// admission is held while a Pod is admitted beside those admitted before,
+	// and guards the actors' accepted. It is taken before mu.
+	admission sync.Mutex
+
 	mu     sync.Mutex // guards actors and ends
 	actors map[types.UID]*actor
 	ends   map[string]map[*func()]bool // by container ID: called at its end
@@ -125,6 +129,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	run("follow the runtime", a.followRuntime)
 	run("follow the API", a.followPods)
 	run("renew the node's lease", a.renewLease)
+	run("follow the node", a.followNode)
 	ready()
 	select {
 	case err := <-failed:

@@ -75,6 +75,9 @@ type observed struct {
 	containers map[string][]*instance
 }
 
+// nothing says whether the runtime has nothing of the Pod.
+func (o *observed) nothing() bool { return len(o.sandboxes) == 0 && len(o.containers) == 0 }
+
 // sandbox is the newest sandbox if it is ready.
 func (o *observed) sandbox() *podSandbox {
 	if len(o.sandboxes) > 0 && o.sandboxes[0].ready {

@@ -19,7 +19,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -33,7 +35,8 @@ const (
 
 // nodeState is what the agent tells of its machine.
 type nodeState struct {
-	mu       sync.Mutex // guards the fields below
+	mu       sync.Mutex   // guards the fields below
+	self     *corev1.Node // as the API has it
 	capacity corev1.ResourceList
 	runtime  string
 	images   chan struct{}
@@ -43,6 +46,19 @@ func (s *nodeState) allocatable() corev1.ResourceList {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.capacity
+}
+
+// object is the node as the API has it, or nil before it was registered.
+func (s *nodeState) object() *corev1.Node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.self
+}
+
+func (s *nodeState) learn(n *corev1.Node) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.self = n
 }
 
 func (s *nodeState) runtimeName() string {
@@ -92,9 +108,24 @@ func (a *Agent) register(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot register node %s: %w", a.cfg.NodeName, err)
 	}
-	if err := a.patchNode(ctx, n, st); err != nil {
+	if n, err = a.patchNode(ctx, n, st); err != nil {
 		return fmt.Errorf("cannot register node %s: %w", a.cfg.NodeName, err)
 	}
+	a.node.learn(n)
+	return nil
+}
+
+// followNode keeps what others write to the Node object: labels and taints.
+func (a *Agent) followNode(ctx context.Context) error {
+	lw := cache.NewListWatchFromClient(a.cfg.Client.CoreV1().RESTClient(), "nodes", "", fields.OneTermEqualSelector(metav1.ObjectNameField, a.cfg.NodeName))
+	_, controller := cache.NewInformerWithOptions(cache.InformerOptions{
+		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(lw, a.cfg.Client), ObjectType: &corev1.Node{},
+		Handler: cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(o any) { a.node.learn(o.(*corev1.Node)) },
+			UpdateFunc: func(_, o any) { a.node.learn(o.(*corev1.Node)) },
+		},
+	})
+	controller.RunWithContext(ctx)
 	return nil
 }
 
@@ -107,7 +138,7 @@ func (a *Agent) nodeLabels() map[string]string {
 
 // patchNode writes status, labels, and takes the taint of a node that is not
 // ready away: in this process there is no one else to do it.
-func (a *Agent) patchNode(ctx context.Context, n *corev1.Node, st corev1.NodeStatus) error {
+func (a *Agent) patchNode(ctx context.Context, n *corev1.Node, st corev1.NodeStatus) (*corev1.Node, error) {
 	for i, c := range st.Conditions {
 		for _, was := range n.Status.Conditions {
 			if was.Type == c.Type && was.Status == c.Status {
@@ -119,7 +150,7 @@ func (a *Agent) patchNode(ctx context.Context, n *corev1.Node, st corev1.NodeSta
 	n.Status = st
 	up, err := a.cfg.Client.CoreV1().Nodes().UpdateStatus(ctx, n, metav1.UpdateOptions{})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var taints []corev1.Taint
 	for _, t := range up.Spec.Taints {
@@ -129,10 +160,9 @@ func (a *Agent) patchNode(ctx context.Context, n *corev1.Node, st corev1.NodeSta
 	}
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": a.nodeLabels()}, "spec": map[string]any{"taints": taints}})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = a.cfg.Client.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-	return err
+	return a.cfg.Client.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 }
 
 func (a *Agent) nodeStatus(ctx context.Context) (corev1.NodeStatus, error) {

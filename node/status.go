@@ -26,6 +26,9 @@ func status(p *corev1.Pod, have *observed, m *memory, e *ending, hostIP net.IP, 
 	if s.QOSClass == "" {
 		s.QOSClass = pod.QOS(p)
 	}
+	if e != nil && have.nothing() && len(s.ContainerStatuses) == 0 && neverBegan(p, e, &s) {
+		return s
+	}
 	s.HostIP, s.HostIPs = hostIP.String(), []corev1.HostIP{{IP: hostIP.String()}}
 	addresses(p, have, &s)
 	s.InitContainerStatuses = statuses(p, p.Spec.InitContainers, have, m, e, true)
@@ -52,6 +55,16 @@ func status(p *corev1.Pod, have *observed, m *memory, e *ending, hostIP net.IP, 
 	}
 	limitMessages(p, &s)
 	return s
+}
+
+// neverBegan fills in the status of a Pod that was refused, now or by an
+// earlier agent: of its containers there is nothing to say.
+func neverBegan(p *corev1.Pod, e *ending, s *corev1.PodStatus) bool {
+	if e.outcome != nil && e.outcome.refused {
+		s.Phase, s.Reason, s.Message = e.outcome.phase, e.outcome.reason, e.outcome.message
+		return true
+	}
+	return terminal(p.Status.Phase)
 }
 
 func terminal(phase corev1.PodPhase) bool {

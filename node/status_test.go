@@ -94,7 +94,7 @@ func furnished(p *corev1.Pod) {
 
 // endingStatuses: containers that end, by every policy, and Pods that do.
 func endingStatuses() map[string]statusCase {
-	deadline := &ending{outcome: &outcome{corev1.PodFailed, "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"}}
+	deadline := &ending{outcome: &outcome{phase: corev1.PodFailed, reason: "DeadlineExceeded", message: "Pod was active on the node longer than the specified deadline"}}
 	return map[string]statusCase{
 		"first-end":          {pod: "a", policy: always, looks: looks("s0 a0:run", "s0 a0:3@5")},
 		"crash-loop":         {pod: "a", policy: always, looks: looks("s0 a0:run", "s0 a0:3@15 a1:4@5"), with: waits("a", "CrashLoopBackOff", "back-off 10s restarting failed container=a pod=p_ns(u)")},
@@ -114,7 +114,7 @@ func endingStatuses() map[string]statusCase {
 		"message":                 {pod: "a", policy: never, looks: looks("s0 a0:1@5"), ending: &ending{}, with: func(_ *corev1.Pod, m *memory, _ *observed) { m.messages["a0"] = "disk full\n" }},
 		"deadline-while-it-runs":  {pod: "a", policy: always, looks: looks("s0 a0:run", "s0 a0:run"), ending: deadline},
 		"deadline":                {pod: "a", policy: always, looks: looks("s0 a0:run", "s0 a0:137@1"), ending: deadline},
-		"evicted":                 {pod: "a", policy: always, looks: looks("s0 a0:run", "s0 a0:137@1"), ending: &ending{outcome: &outcome{corev1.PodFailed, "Evicted", "The node was low on resource: memory."}}},
+		"evicted":                 {pod: "a", policy: always, looks: looks("s0 a0:run", "s0 a0:137@1"), ending: &ending{outcome: &outcome{phase: corev1.PodFailed, reason: "Evicted", message: "The node was low on resource: memory."}}},
 		"deleted-while-it-runs":   {pod: "a", policy: always, looks: looks("s0 a0:run", "s0 a0:run"), ending: &ending{delete: true}},
 		"deleted":                 {pod: "b a", policy: always, looks: looks("s0 b0:run a0:run", "s0 b0:0@1 a0:0@1"), ending: &ending{delete: true}},
 		"deleted-before-it-ran":   {pod: "a", policy: always, looks: looks("s0"), ending: &ending{delete: true}},

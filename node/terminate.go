@@ -22,6 +22,7 @@ const defaultGrace = 30 * time.Second
 type outcome struct {
 	phase           corev1.PodPhase
 	reason, message string
+	refused         bool // before anything of it was made
 }
 
 // ending is why and how fast a Pod must end.
@@ -48,8 +49,8 @@ func podGrace(p *corev1.Pod) time.Duration {
 	return defaultGrace
 }
 
-// ending decides whether the Pod must end: deleted, past its deadline, or all
-// its containers are done. wakeAt is when its deadline comes.
+// ending decides whether the Pod must end: deleted, refused by this node, past
+// its deadline, or all its containers are done. wakeAt is when its deadline comes.
 func (x *actor) ending(p *corev1.Pod, have *observed, now time.Time) (e *ending, wakeAt time.Time) {
 	switch {
 	case x.isGone():
@@ -64,11 +65,13 @@ func (x *actor) ending(p *corev1.Pod, have *observed, now time.Time) (e *ending,
 		return &ending{grace: podGrace(p), outcome: x.mem.outcome}, wakeAt
 	case pod.Terminal(p):
 		return &ending{grace: podGrace(p)}, wakeAt
+	case !x.admitted(p, have):
+		return &ending{grace: podGrace(p), outcome: x.mem.outcome}, wakeAt
 	}
 	if d := p.Spec.ActiveDeadlineSeconds; d != nil && p.Status.StartTime != nil {
 		wakeAt = p.Status.StartTime.Add(time.Duration(*d) * time.Second)
 		if !now.Before(wakeAt) {
-			x.mem.outcome = &outcome{corev1.PodFailed, "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"}
+			x.mem.outcome = &outcome{phase: corev1.PodFailed, reason: "DeadlineExceeded", message: "Pod was active on the node longer than the specified deadline"}
 			x.event(p, corev1.EventTypeNormal, "DeadlineExceeded", "%s", x.mem.outcome.message)
 			return &ending{grace: podGrace(p), outcome: x.mem.outcome}, time.Time{}
 		}

@@ -348,3 +348,34 @@ func TestNothingComesBack(t *testing.T) {
 		t.Errorf("after a minute there are\n%s", out)
 	}
 }
+
+// TestRefusedByTheNode: S24, S39. Who binds a Pod without asking the scheduler
+// is told by the node that it cannot be; nothing of the Pod is begun.
+func TestRefusedByTheNode(t *testing.T) {
+	t.Parallel()
+	for name, x := range map[string]struct{ spec, reason, message string }{
+		"refused-cpu":      {"containers: [{name: c, image: " + image + ", resources: {requests: {cpu: 60}}}]\n", "OutOfcpu", "Node didn't have enough resource: cpu, requested: 60000, used: "},
+		"refused-selector": {"nodeSelector: {disk: none}\ncontainers: [{name: c, image: " + image + "}]\n", "NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"},
+		"refused-sysctl":   {"securityContext: {sysctls: [{name: kernel.msgmax, value: '1'}]}\ncontainers: [{name: c, image: " + image + "}]\n", "SysctlForbidden", `forbidden sysctl: "kernel.msgmax" not allowlisted`},
+	} {
+		apply(t, name, "nodeName: n1\n"+x.spec)
+		p := await(t, name, "is refused", phase(corev1.PodFailed))
+		if p.Status.Reason != x.reason || !strings.HasPrefix(p.Status.Message, "Pod was rejected: "+x.message) || len(p.Status.ContainerStatuses) > 0 {
+			t.Errorf("%s: %+v", name, p.Status)
+		}
+		if out := must(t, "get", "pod", name, "--no-headers"); !strings.Contains(out, x.reason) {
+			t.Errorf("get shows %s", out)
+		}
+		eventually(t, "the event says so", func() bool {
+			return strings.Contains(must(t, "get", "events", "--field-selector", "type=Warning,reason="+x.reason+",involvedObject.name="+name), x.message)
+		})
+		if left := leftovers(t, p.UID); len(left) > 0 {
+			t.Errorf("%s was begun: %v", name, left)
+		}
+	}
+	apply(t, "own-users", "hostUsers: false\ncontainers: [{name: c, image: "+image+"}]\n")
+	eventually(t, "it is said that users cannot be apart", func() bool {
+		return strings.Contains(must(t, "get", "events", "--field-selector", "reason=FailedCreatePodSandBox,involvedObject.name=own-users"),
+			"Failed to create pod sandbox: can't set `spec.hostUsers: false`, runtime does not support user namespaces")
+	})
+}
