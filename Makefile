@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 KUBERNETES := -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
 LDFLAGS := -s -w -X github.com/peapod/peapod/daemon.Version=$(VERSION) $(KUBERNETES)
 
-.PHONY: help build demo test e2e bench lint generate deps clean
+.PHONY: help build demo test e2e critest bench lint generate deps clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -26,6 +26,9 @@ demo: deps build ## start a node and run a real two-container Pod on it (as root
 
 test: deps build ## every test, unattended (as root)
 	@./scripts/test
+
+critest: deps build ## Kubernetes' conformance suite for container runtimes (as root); ARGS="-focus REGEXP" runs a part
+	@./scripts/critest $(ARGS)
 
 bench: deps build ## pod life-cycle figures of this machine (as root); ARGS="-profile DIR" keeps profiles
 	@./scripts/bench $(ARGS)

@@ -53,6 +53,8 @@ func coded(err error) error {
 		code = codes.Canceled
 	case errors.Is(err, context.DeadlineExceeded):
 		code = codes.DeadlineExceeded
+	case errors.Is(err, errors.ErrUnsupported):
+		code = codes.Unimplemented
 	case errors.Is(err, sandbox.ErrInvalid):
 		code = codes.InvalidArgument
 	}

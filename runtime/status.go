@@ -204,7 +204,7 @@ func (r *Runtime) StreamContainers(q *runtimeapi.StreamContainersRequest, s grpc
 func (r *Runtime) Status(context.Context, *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
 	out := &runtimeapi.StatusResponse{Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
 		{Type: runtimeapi.RuntimeReady, Status: true}, {Type: runtimeapi.NetworkReady, Status: true},
-	}}, Features: &runtimeapi.RuntimeFeatures{}}
+	}}, Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true}}
 	select {
 	case <-r.cfg.Keeper.Done():
 		out.Status.Conditions[0] = &runtimeapi.RuntimeCondition{Type: runtimeapi.RuntimeReady, Reason: "KeeperGone", Message: "the keeper has died"}

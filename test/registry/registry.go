@@ -45,9 +45,15 @@ type document struct {
 
 // New starts a registry that ends with the test.
 func New(t testing.TB) *Registry {
+	r := Start()
+	t.Cleanup(r.Server.Close)
+	return r
+}
+
+// Start starts a registry that ends with the Close of its Server.
+func Start() *Registry {
 	r := &Registry{docs: map[string]document{}, blobs: map[digest.Digest][]byte{}, gets: map[string]int{}}
 	r.Server = httptest.NewServer(r)
-	t.Cleanup(r.Server.Close)
 	return r
 }
 
