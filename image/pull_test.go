@@ -421,3 +421,124 @@ func TestPullFullDisk(t *testing.T) {
 		t.Errorf("after a full disk: %v", err)
 	}
 }
+
+// TestRegistryIsBusy: a hiccup is got over; what lasts is told with the request
+// and the status, after a handful of tries, and leaves nothing.
+func TestRegistryIsBusy(t *testing.T) {
+	for _, code := range []int{http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout} {
+		for _, part := range []string{"/manifests/1", "/blobs/"} {
+			t.Run(fmt.Sprint(code, part), func(t *testing.T) {
+				reg := registry.New(t)
+				layer := registry.Layer(file("a", "a"))
+				reg.Push("app", "1", registry.Image{Layers: [][]byte{layer}})
+				var refusals atomic.Int64
+				var most int64
+				reg.Guard = func(w http.ResponseWriter, r *http.Request) bool {
+					if !strings.Contains(r.URL.Path, part) || refusals.Load() >= most {
+						return false
+					}
+					refusals.Add(1)
+					w.Header().Set("Retry-After", "1")
+					w.WriteHeader(code)
+					fmt.Fprintln(w, `{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}`)
+					return true
+				}
+				ref := reg.Host() + "/app:1"
+				s := openStore(t, t.TempDir())
+				most = 1000
+				_, err := s.Pull(t.Context(), ref, nil, nil)
+				status := fmt.Sprintf(": %d %s", code, http.StatusText(code))
+				if part == "/blobs/" { // the answer to HEAD has no words
+					status += "\ntoomanyrequests: slow down"
+				}
+				if err == nil || !strings.HasPrefix(err.Error(), `failed to pull and unpack image "`+ref+`": `) || !strings.Contains(err.Error(), "unexpected status from ") || !strings.HasSuffix(err.Error(), status) {
+					t.Errorf("told as %v", err)
+				}
+				if busy := code == http.StatusTooManyRequests; errdefs.IsResourceExhausted(err) != busy || errdefs.IsUnavailable(err) == busy {
+					t.Errorf("%v is of the wrong class", err)
+				}
+				if n := refusals.Load(); n > 12 {
+					t.Errorf("asked %d times", n)
+				}
+				s.options.KeepPartial = time.Nanosecond
+				if err := s.Collect(); err != nil {
+					t.Fatal(err)
+				}
+				onlyUsed(t, s)
+				if code == http.StatusBadGateway {
+					return // the library does not ask again
+				}
+				refusals.Store(0)
+				most = 1
+				if _, err := s.Pull(t.Context(), ref, nil, nil); err != nil {
+					t.Errorf("after one refusal: %v", err)
+				}
+				onlyUsed(t, s)
+			})
+		}
+	}
+}
+
+// TestPullGivenUp: of two pulls of an image one is cancelled in the middle of
+// its layer; the other one gets it. When it is cancelled too, what came stays
+// for the next try and goes when that does not come.
+func TestPullGivenUp(t *testing.T) {
+	reg := registry.New(t)
+	big := registry.Layer(file("big", noise(2<<20)))
+	reg.Push("app", "1", registry.Image{Layers: [][]byte{big}})
+	m, _ := registry.Pack(registry.Image{Layers: [][]byte{big}})
+	var open atomic.Bool
+	reg.Guard = func(w http.ResponseWriter, r *http.Request) bool {
+		if open.Load() || r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, m.Layers[0].Digest.String()) {
+			return false
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(big)))
+		w.Write(big[:1<<20])
+		w.(http.Flusher).Flush()
+		<-r.Context().Done() // until the pull is given up
+		panic(http.ErrAbortHandler)
+	}
+	s, ref := openStore(t, t.TempDir()), reg.Host()+"/app:1"
+	// pull ends in the middle of the layer, unless the registry opens.
+	pull := func(stop func()) error {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		_, err := s.Pull(ctx, ref, nil, func(done, _ int64) {
+			if done > 900_000 && !open.Load() {
+				stop()
+				cancel()
+			}
+		})
+		return err
+	}
+	if err := pull(func() {}); !errors.Is(err, context.Canceled) {
+		t.Fatalf("given up: %v", err)
+	}
+	if all, _ := s.List(t.Context()); len(all) != 0 {
+		t.Errorf("half an image is visible: %v", all)
+	}
+	if left, err := os.ReadDir(filepath.Join(s.dir, "layers")); err != nil || len(left) != 0 {
+		t.Errorf("half a layer is left: %v, %v", left, err)
+	}
+	s.options.KeepPartial = time.Nanosecond
+	if err := s.Collect(); err != nil {
+		t.Fatal(err)
+	}
+	onlyUsed(t, s)
+	s.options.KeepPartial = time.Hour
+	second := make(chan error, 1)
+	first := pull(func() {
+		go func() {
+			_, err := s.Pull(t.Context(), ref, nil, nil)
+			second <- err
+		}()
+		open.Store(true)
+	})
+	if !errors.Is(first, context.Canceled) {
+		t.Errorf("the first: %v", first)
+	}
+	if err := <-second; err != nil {
+		t.Errorf("the second: %v", err)
+	}
+	onlyUsed(t, s)
+}
