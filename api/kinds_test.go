@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -54,14 +55,15 @@ func (k kind) given(sub string, obj, old any) string {
 
 // rules are the typed functions of a kind. All but the columns may be nil.
 type rules[T any] struct {
-	cluster  bool // not namespaced
-	defaults func(*T)
-	prepare  func(p, old *T) // beside the reset of the status
-	check    func(*T) field.ErrorList
-	change   func(p, old *T) field.ErrorList
-	warn     func(p, old *T) []string
-	parts    map[string]part[T]
-	columns  table.Columns[T]
+	cluster    bool // not namespaced
+	bornStatus bool // may bring its status
+	defaults   func(*T)
+	prepare    func(p, old *T) // beside the reset of the status
+	check      func(*T) field.ErrorList
+	change     func(p, old *T) field.ErrorList
+	warn       func(p, old *T) []string
+	parts      map[string]part[T]
+	columns    table.Columns[T]
 }
 
 type part[T any] struct {
@@ -93,6 +95,9 @@ func of[T any](r rules[T]) kind {
 			return row
 		},
 		create: func(o any) ([]string, []string) {
+			if f := reflect.ValueOf(o).Elem().FieldByName("Status"); f.IsValid() && !r.bornStatus {
+				f.SetZero()
+			}
 			if r.prepare != nil {
 				r.prepare(o.(*T), nil)
 			}
@@ -114,6 +119,8 @@ func of[T any](r rules[T]) kind {
 					t.Fatalf("no subresource %q", sub)
 				}
 			}
+			o.(metav1.Object).SetGeneration(old.(metav1.Object).GetGeneration())
+			keepOtherHalf(sub, o, old)
 			if half.prepare != nil {
 				half.prepare(p, was)
 			}
@@ -122,6 +129,15 @@ func of[T any](r rules[T]) kind {
 			}
 			return nil, r.warnings(half.warn, p, was)
 		},
+	}
+}
+
+// keepOtherHalf does what the strategies do for every kind: an update changes
+// the status or all else.
+func keepOtherHalf(sub string, o, old any) {
+	kept := map[string]string{"": "Status", "status": "Spec"}[sub]
+	if f := reflect.ValueOf(o).Elem().FieldByName(kept); f.IsValid() {
+		f.Set(reflect.ValueOf(old).Elem().FieldByName(kept))
 	}
 }
 
@@ -172,8 +188,8 @@ func kinds() map[string]kind {
 				"ephemeralcontainers": {prepare: defaults.PreparePodEphemeralContainers, check: validation.PodEphemeralContainersUpdate},
 			},
 		}),
-		"Node": of(rules[corev1.Node]{cluster: true, defaults: defaults.Node, check: validation.Node, change: validation.NodeUpdate, warn: validation.NodeWarnings, columns: table.Node(),
-			parts: map[string]part[corev1.Node]{"status": {check: validation.NodeUpdate}}}),
+		"Node": of(rules[corev1.Node]{cluster: true, bornStatus: true, defaults: defaults.Node, prepare: defaults.PrepareNode, check: validation.Node, change: validation.NodeUpdate, warn: validation.NodeWarnings, columns: table.Node(),
+			parts: map[string]part[corev1.Node]{"status": {prepare: defaults.PrepareNodeStatus, check: validation.NodeStatusUpdate}}}),
 		"Namespace": of(rules[corev1.Namespace]{cluster: true, defaults: defaults.Namespace, prepare: defaults.PrepareNamespace, check: validation.Namespace, change: validation.NamespaceUpdate, columns: table.Namespace(),
 			parts: map[string]part[corev1.Namespace]{"status": {check: validation.NamespaceStatusUpdate}, "finalize": {check: validation.NamespaceFinalizeUpdate}}}),
 		"ConfigMap":      of(rules[corev1.ConfigMap]{defaults: defaults.ConfigMap, check: validation.ConfigMap, change: validation.ConfigMapUpdate, columns: table.ConfigMap()}),
@@ -193,7 +209,7 @@ func kinds() map[string]kind {
 // the node port 32000.
 func services() kind {
 	k := of(rules[corev1.Service]{defaults: defaults.Service, prepare: defaults.PrepareService, check: validation.Service, change: validation.ServiceUpdate, warn: validation.ServiceWarnings, columns: table.Service(),
-		parts: map[string]part[corev1.Service]{"status": {prepare: func(s, old *corev1.Service) { s.Spec = old.Spec }, check: validation.ServiceStatusUpdate, warn: validation.ServiceStatusWarnings}}})
+		parts: map[string]part[corev1.Service]{"status": {check: validation.ServiceStatusUpdate, warn: validation.ServiceStatusWarnings}}})
 	other := corev1.Service{Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{NodePort: 32000}}}}
 	k.begin = func(o, old any) error {
 		b := allocation.NewBook(netip.MustParsePrefix("10.96.0.0/16"), []corev1.Service{other}, true)

@@ -39,6 +39,7 @@ type row struct {
 	generation bool // metadata.generation counts changes of spec
 	echo       bool // a delete answers with the object, not with a Status
 	noStatus   bool // no /status subresource although the type has a status
+	bornStatus bool // a new object may bring its status
 	// notByStatus are fields of the metadata that a writer of /status cannot own.
 	notByStatus []string
 	ttl         uint64
@@ -183,6 +184,7 @@ func echoDeleted(r *row)                    { r.echo = true }
 func clusterScoped(r *row)                  { r.cluster = true }
 func upsertable(r *row)                     { r.upsert = true }
 func strictUpdate(r *row)                   { r.anyUpdate = false }
+func bornWithStatus(r *row)                 { r.bornStatus = true }
 func withoutGeneration(r *row)              { r.generation = false }
 func indexedBy(names ...string) func(*row)  { return func(r *row) { r.indexed = names } }
 

@@ -35,18 +35,14 @@ func (s *Server) resources() []*row {
 	rows := []*row{
 		s.podRow(),
 		resource[corev1.Node, corev1.NodeList](core, "Node", "nodes", "node", hooks[corev1.Node]{
-			Defaults: defaults.Node, Validate: validation.Node, ValidateUpdate: validation.NodeUpdate, ValidateStatus: validation.NodeUpdate, Warn: warn(validation.NodeWarnings), Columns: table.Node(),
+			Defaults: defaults.Node, Validate: validation.Node, ValidateUpdate: validation.NodeUpdate, ValidateStatus: validation.NodeStatusUpdate, Warn: warn(validation.NodeWarnings), Columns: table.Node(),
 			Selectable: func(n *corev1.Node) fields.Set {
 				return fields.Set{"spec.unschedulable": boolField(n.Spec.Unschedulable)}
 			},
-			Prepare: func(_ context.Context, n, old *corev1.Node) {
-				if old == nil {
-					return
-				}
-				n.Status = *old.Status.DeepCopy()
-			},
-			Extend: s.nodeSubresources,
-		}, shortNames("no"), clusterScoped, withoutGeneration),
+			Prepare:       func(_ context.Context, n, old *corev1.Node) { defaults.PrepareNode(n, old) },
+			PrepareStatus: defaults.PrepareNodeStatus,
+			Extend:        s.nodeSubresources,
+		}, shortNames("no"), clusterScoped, withoutGeneration, bornWithStatus),
 		s.namespaceRow(),
 		resource[corev1.ConfigMap, corev1.ConfigMapList](core, "ConfigMap", "configmaps", "configmap", hooks[corev1.ConfigMap]{
 			Defaults: defaults.ConfigMap, Validate: validation.ConfigMap, ValidateUpdate: validation.ConfigMapUpdate, Columns: table.ConfigMap(),

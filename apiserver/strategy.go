@@ -35,7 +35,7 @@ func (s strategy) Canonicalize(o runtime.Object) {
 }
 
 func (s strategy) PrepareForCreate(ctx context.Context, o runtime.Object) {
-	if f := fieldOf(o, "Status"); f.IsValid() {
+	if f := fieldOf(o, "Status"); f.IsValid() && !s.row.bornStatus {
 		f.SetZero()
 	}
 	if s.row.generation {

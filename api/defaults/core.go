@@ -28,8 +28,15 @@ func Namespace(n *corev1.Namespace) {
 	n.Labels[corev1.LabelMetadataName] = n.Name
 }
 
-// Node fills in a Node: allocatable is the capacity unless said otherwise.
+// Node fills in a Node: allocatable is the capacity unless said otherwise. Of
+// podCIDR and podCIDRs the first is believed, for older clients.
 func Node(n *corev1.Node) {
+	switch s := &n.Spec; {
+	case s.PodCIDR != "" && (len(s.PodCIDRs) == 0 || s.PodCIDRs[0] != s.PodCIDR):
+		s.PodCIDRs = []string{s.PodCIDR}
+	case s.PodCIDR == "" && len(s.PodCIDRs) > 0:
+		s.PodCIDR = s.PodCIDRs[0]
+	}
 	limits(n.Status.Capacity)
 	limits(n.Status.Allocatable)
 	if n.Status.Allocatable == nil && len(n.Status.Capacity) > 0 {

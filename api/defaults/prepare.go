@@ -403,3 +403,20 @@ func limitedEverywhere(s *corev1.PodSpec, name corev1.ResourceName) bool {
 func pages(name corev1.ResourceName) bool {
 	return strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix)
 }
+
+// PrepareNode drops the lapsed configuration source, unless the node has it
+// already.
+func PrepareNode(n, old *corev1.Node) {
+	if old == nil {
+		n.Spec.ConfigSource, n.Status.Config = nil, nil
+	} else if old.Spec.ConfigSource == nil {
+		n.Spec.ConfigSource = nil
+	}
+}
+
+// PrepareNodeStatus does the same for its status.
+func PrepareNodeStatus(n, old *corev1.Node) {
+	if old.Status.Config == nil {
+		n.Status.Config = nil
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -55,6 +56,7 @@ func podStatus(p, old *corev1.Pod, at *field.Path) (errs field.ErrorList) {
 	errs = append(errs, noRevival(now.InitContainerStatuses, was.InitContainerStatuses, &old.Spec, old.Spec.InitContainers, at.Child("initContainerStatuses"))...)
 	errs = append(errs, noRevival(now.EphemeralContainerStatuses, was.EphemeralContainerStatuses, nil, nil, at.Child("ephemeralContainerStatuses"))...)
 	errs = append(errs, claimStatuses(now.ResourceClaimStatuses, p.Spec.ResourceClaims, at.Child("resourceClaimStatuses"))...)
+	errs = append(errs, extendedClaim(now.ExtendedResourceClaimStatus, &p.Spec, at.Child("extendedResourceClaimStatus"))...)
 	errs = append(errs, podIPs(now, was, at.Child("podIPs"))...)
 	errs = append(errs, hostIPs(now, was, at.Child("hostIPs"))...)
 	for _, l := range []struct {
@@ -63,8 +65,8 @@ func podStatus(p, old *corev1.Pod, at *field.Path) (errs field.ErrorList) {
 	}{{"containerStatuses", now.ContainerStatuses}, {"initContainerStatuses", now.InitContainerStatuses}, {"ephemeralContainerStatuses", now.EphemeralContainerStatuses}} {
 		errs = append(errs, statusUsers(l.list, p.Spec.OS, at.Child(l.name))...)
 	}
-	errs = append(errs, allocated(now.ContainerStatuses, p.Spec.Containers, at.Child("containerStatuses"))...)
-	errs = append(errs, allocated(now.InitContainerStatuses, p.Spec.InitContainers, at.Child("initContainerStatuses"))...)
+	errs = append(errs, allocated(now.ContainerStatuses, p.Spec.Containers, now.ExtendedResourceClaimStatus, at.Child("containerStatuses"))...)
+	errs = append(errs, allocated(now.InitContainerStatuses, p.Spec.InitContainers, now.ExtendedResourceClaimStatus, at.Child("initContainerStatuses"))...)
 	for i, s := range now.EphemeralContainerStatuses {
 		if s.AllocatedResourcesStatus != nil {
 			errs = append(errs, field.Forbidden(at.Child("ephemeralContainerStatuses").Index(i).Child("allocatedResourcesStatus"), "allocatedResourcesStatus cannot be set for ephemeral containers"))
@@ -163,6 +165,50 @@ func claimStatuses(list []corev1.PodResourceClaimStatus, claims []corev1.PodReso
 	return errs
 }
 
+// extendedClaim checks the claim made for the extended resources of containers:
+// each request stands for one resource that its container asks for.
+func extendedClaim(s *corev1.PodExtendedResourceClaimStatus, spec *corev1.PodSpec, at *field.Path) (errs field.ErrorList) {
+	if s == nil {
+		return nil
+	}
+	mappings := at.Child("requestMappings")
+	if len(s.RequestMappings) == 0 {
+		errs = append(errs, field.Required(mappings, "at least one request mapping is required"))
+	}
+	containers := map[string]corev1.ResourceList{}
+	for _, k := range slices.Concat(spec.InitContainers, spec.Containers) {
+		containers[k.Name] = k.Resources.Requests
+	}
+	seen := map[corev1.ContainerExtendedResourceRequest]bool{}
+	for i, m := range s.RequestMappings {
+		p := mappings.Index(i)
+		if requests, ok := containers[m.ContainerName]; !ok {
+			errs = append(errs, field.Invalid(p.Child("containerName"), m.ContainerName, "must match the name of an entry in spec.initContainers.name or spec.containers.name"))
+		} else if _, ok := requests[corev1.ResourceName(m.ResourceName)]; !ok {
+			errs = append(errs, field.Invalid(p.Child("resourceName"), m.ResourceName, "must match the extended resource name of an entry in spec.initContainers.resources.requests or spec.containers.resources.requests"))
+		}
+		errs = append(errs, invalidAll(at.Child("requestName"), m.RequestName, validation.IsDNS1123Label(m.RequestName))...)
+		if seen[m] {
+			errs = append(errs, field.Duplicate(p.Child("containerName"), m.ContainerName), field.Duplicate(p.Child("resourceName"), m.ResourceName), field.Duplicate(p.Child("requestName"), m.RequestName))
+		}
+		seen[m] = true
+	}
+	return append(errs, requiredAnd(s.ResourceClaimName, at.Child("resourceClaimName"), func(n string) []string { return apivalidation.NameIsDNSSubdomain(n, false) })...)
+}
+
+// requestOf says whether a device's name, claim:CLAIM/REQUEST, is a request made
+// for one of the container's extended resources.
+func requestOf(name corev1.ResourceName, k *corev1.Container, s *corev1.PodExtendedResourceClaimStatus) bool {
+	claim, request, ok := strings.Cut(strings.TrimPrefix(string(name), "claim:"), "/")
+	if s == nil || !ok || request == "" || claim != s.ResourceClaimName {
+		return false
+	}
+	return slices.ContainsFunc(s.RequestMappings, func(m corev1.ContainerExtendedResourceRequest) bool {
+		q := k.Resources.Requests[corev1.ResourceName(m.ResourceName)]
+		return m.ContainerName == k.Name && m.RequestName == request && !q.IsZero()
+	})
+}
+
 func podIPs(now, was *corev1.PodStatus, at *field.Path) (errs field.ErrorList) {
 	var old, list []string
 	for _, a := range was.PodIPs {
@@ -244,13 +290,13 @@ func statusUsers(list []corev1.ContainerStatus, os *corev1.PodOS, at *field.Path
 }
 
 // allocated checks the health of devices: they are the container's.
-func allocated(list []corev1.ContainerStatus, containers []corev1.Container, at *field.Path) (errs field.ErrorList) {
+func allocated(list []corev1.ContainerStatus, containers []corev1.Container, extended *corev1.PodExtendedResourceClaimStatus, at *field.Path) (errs field.ErrorList) {
 	for i, s := range list {
 		for j, r := range s.AllocatedResourcesStatus {
 			p := at.Index(i).Child("allocatedResourcesStatus").Index(j)
 			for _, k := range containers {
 				if k.Name == s.Name {
-					errs = append(errs, ownsResource(r.Name, &k, p.Child("name"))...)
+					errs = append(errs, ownsResource(r.Name, &k, extended, p.Child("name"))...)
 					break
 				}
 			}
@@ -270,7 +316,7 @@ func allocated(list []corev1.ContainerStatus, containers []corev1.Container, at 
 	return errs
 }
 
-func ownsResource(name corev1.ResourceName, k *corev1.Container, at *field.Path) field.ErrorList {
+func ownsResource(name corev1.ResourceName, k *corev1.Container, extended *corev1.PodExtendedResourceClaimStatus, at *field.Path) field.ErrorList {
 	if strings.HasPrefix(string(name), "claim:") {
 		for _, c := range k.Resources.Claims {
 			full := "claim:" + c.Name
@@ -280,6 +326,9 @@ func ownsResource(name corev1.ResourceName, k *corev1.Container, at *field.Path)
 			if string(name) == full {
 				return nil
 			}
+		}
+		if requestOf(name, k, extended) {
+			return nil
 		}
 		return field.ErrorList{field.Invalid(at, name, "must match one of the container's resource claims as 'claim:<claimName>/<requestName>' when container.resources.claims[*].request is set or 'claim:<claimName>' when it is empty")}
 	}
