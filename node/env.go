@@ -152,6 +152,8 @@ func (a *Agent) envValue(ctx context.Context, p *corev1.Pod, sb *podSandbox, c *
 			return "", false, fmt.Errorf("couldn't find key %v in Secret %v/%v", r.Key, p.Namespace, r.Name)
 		}
 		return string(b), ok, nil
+	case f.FileKeyRef != nil:
+		return a.envFromFile(ctx, p, f.FileKeyRef)
 	}
 	return "", false, nil
 }
