@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -266,9 +265,7 @@ func (a *Agent) removeContainer(ctx context.Context, id string) error {
 		return rmErr
 	}
 	if err == nil && st.Status.GetLogPath() != "" {
-		if err := os.Remove(st.Status.LogPath); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
+		return removeLogs(st.Status.LogPath)
 	}
 	return nil
 }

@@ -139,6 +139,7 @@ func (x *actor) hear() (stale bool) {
 // run steps until the Pod is over for this node, or ctx ends.
 func (x *actor) run(ctx context.Context) {
 	defer x.agent.objects.unfollow(x)
+	defer x.agent.rotator.follow(x.pod().UID, nil)
 	defer x.work.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -179,6 +180,7 @@ func (x *actor) step(ctx context.Context, stale bool) (over bool, next time.Time
 		return false, now.Add(reportRetry)
 	}
 	x.learn(p, have)
+	x.followLogs(p, have)
 	e, deadline := x.ending(p, have, now)
 	if e != nil {
 		return x.terminate(ctx, p, have, e)

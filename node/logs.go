@@ -27,11 +27,14 @@ type logQuery struct {
 // logLine is one line of the CRI log format: time, stream, tag, text.
 type logLine struct {
 	at      time.Time
-	stamp   string
 	stream  string
 	partial bool
+	torn    bool // its end was never written
 	text    []byte
 }
+
+// stampFormat is how times are shown: of one width.
+const stampFormat = "2006-01-02T15:04:05.000000000Z07:00"
 
 func parseLogLine(line []byte) (l logLine, err error) {
 	stamp, rest, ok := bytes.Cut(line, []byte(" "))
@@ -44,7 +47,9 @@ func parseLogLine(line []byte) (l logLine, err error) {
 		return l, fmt.Errorf("cannot read log line %.80q: %w", line, err)
 	}
 	first, _, _ := bytes.Cut(tag, []byte(":")) // more tags may follow
-	l.stamp, l.stream, l.partial, l.text = string(stamp), string(stream), string(first) == "P", bytes.TrimSuffix(text, []byte("\n"))
+	l.stream, l.partial = string(stream), string(first) == "P"
+	l.text, ok = bytes.CutSuffix(text, []byte("\n"))
+	l.torn = !ok
 	return l, nil
 }
 
@@ -69,39 +74,60 @@ func (q logQuery) copy(ctx context.Context, w io.Writer, path string, watch *fil
 			return err
 		}
 	}
-	r, out := bufio.NewReader(f), &logWriter{q: q, w: &limitWriter{w, q.limit}}
-	var begun []byte // a line whose end is not written yet
+	in := logReader{r: bufio.NewReader(f), out: &logWriter{q: q, w: &limitWriter{w, q.limit}}}
 	for {
 		// Asked before reading: what was written before the end is read after.
 		over := watch == nil || ended()
-		for {
-			part, err := r.ReadBytes('\n')
-			begun = append(begun, part...)
-			if err != nil {
-				break
-			}
-			if err := out.line(begun); err != nil {
-				return dropLimit(err)
-			}
-			begun = begun[:0]
+		if err := in.drain(); err != nil {
+			return dropLimit(err)
 		}
 		if over {
-			return dropLimit(out.line(begun)) // the writer may have been killed in it
+			return dropLimit(in.rest()) // the writer may have been killed in it
 		}
 		if next, err := reopened(f, path); err == nil && next != nil {
-			if err := out.line(begun); err != nil {
+			// Now that there is another file, nothing more comes to this one.
+			if err := errors.Join(in.drain(), in.rest()); err != nil {
 				next.Close()
 				return dropLimit(err)
 			}
 			f.Close()
-			f, begun = next, begun[:0]
-			r.Reset(f)
+			f = next
+			in.r.Reset(f)
 			continue
 		}
 		if err := watch.wait(ctx); err != nil {
 			return nil // the reader has gone
 		}
 	}
+}
+
+// logReader reads a file that grows, line by line.
+type logReader struct {
+	r     *bufio.Reader
+	out   *logWriter
+	begun []byte // a line whose end is not written yet
+}
+
+// drain writes all whole lines there are by now.
+func (l *logReader) drain() error {
+	for {
+		part, err := l.r.ReadBytes('\n')
+		l.begun = append(l.begun, part...)
+		if err != nil {
+			return nil
+		}
+		if err := l.out.line(l.begun); err != nil {
+			return err
+		}
+		l.begun = l.begun[:0]
+	}
+}
+
+// rest writes a line whose end will not come.
+func (l *logReader) rest() error {
+	err := l.out.line(l.begun)
+	l.begun = l.begun[:0]
+	return err
 }
 
 // logWriter writes the lines that a query asks for.
@@ -118,10 +144,10 @@ func (l *logWriter) line(text []byte) error {
 	}
 	var b bytes.Buffer
 	if l.q.timestamps && !l.mid {
-		b.WriteString(line.stamp + " ")
+		b.WriteString(line.at.Format(stampFormat) + " ")
 	}
 	b.Write(line.text)
-	if l.mid = line.partial; !l.mid {
+	if l.mid = line.partial; !l.mid && !line.torn {
 		b.WriteByte('\n')
 	}
 	_, err = l.w.Write(b.Bytes())

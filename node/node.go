@@ -74,6 +74,7 @@ type Agent struct {
 	cgroups *cgroups
 	node    nodeState
 	pulls   pullQueue
+	rotator *rotator
 
 	// admission is held while a Pod is admitted beside those admitted before,
 	// and guards the actors' accepted. It is taken before mu.
@@ -96,6 +97,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, actors: map[types.UID]*actor{}, cgroups: groups}
 	a.objects = newObjects(cfg.Client)
+	a.rotator = newRotator(a.reopenLog, cfg.Now, cfg.Log)
 	a.volumes = &volume.Mounter{Root: cfg.Dir, Sources: a.objects, Allocatable: a.node.allocatable, Due: func(uid types.UID) {
 		if x := a.actor(uid); x != nil {
 			x.refresh()
@@ -130,6 +132,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	run("follow the API", a.followPods)
 	run("renew the node's lease", a.renewLease)
 	run("follow the node", a.followNode)
+	run("rotate logs", a.rotator.run)
 	ready()
 	select {
 	case err := <-failed:

@@ -86,6 +86,7 @@ func (w *world) start() {
 		actors: map[types.UID]*actor{}, cgroups: &cgroups{root: "test"}, objects: newObjects(client), events: recorder{w},
 	}
 	a.node.runtime = "fake"
+	a.rotator = newRotator(a.reopenLog, a.cfg.Now, a.cfg.Log)
 	a.volumes = &volume.Mounter{Root: a.cfg.Dir, Sources: a.objects, Allocatable: a.node.allocatable}
 	ctx, cancel := context.WithCancel(context.Background())
 	w.agent, w.stop = a, cancel

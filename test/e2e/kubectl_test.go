@@ -218,6 +218,52 @@ func TestLogOptions(t *testing.T) {
 	}
 }
 
+// TestLogRotation: a log that grows over its limit is rotated; who follows it
+// has every line once, and logs reads the current file.
+func TestLogRotation(t *testing.T) {
+	t.Parallel()
+	const lines = 90_000 // of 150 bytes and more each in the log
+	apply(t, "wordy", fmt.Sprintf(`
+		terminationGracePeriodSeconds: 1
+		containers:
+		- name: c
+		  image: %s
+		  command: [sh, -c, "x=%s; until [ -e /dev/shm/go ]; do usleep 20000; done; i=0; while [ $i -lt %d ]; do echo $i $x; i=$((i+1)); done; until [ -e /dev/shm/more ]; do usleep 20000; done; echo last; exec sleep 1000"]
+	`, image, strings.Repeat("x", 100), lines))
+	p := await(t, "wordy", "runs", ready)
+	follow := c.command(t.Context(), "logs", "-f", "wordy")
+	out, err := follow.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := follow.Start(); err != nil {
+		t.Fatal(err)
+	}
+	in(t, "wordy", "c", "touch", "/dev/shm/go")
+	text := bufio.NewScanner(out)
+	for i := range lines {
+		if !text.Scan() || !strings.HasPrefix(text.Text(), fmt.Sprint(i, " x")) {
+			t.Fatalf("line %d is %q, %v", i, text.Text(), text.Err())
+		}
+	}
+	logs := filepath.Join(c.dir, "log", "pods", "default_wordy_"+string(p.UID), "c")
+	eventually(t, "the log is rotated", func() bool {
+		found, err := filepath.Glob(filepath.Join(logs, "0.log.*"))
+		return err == nil && len(found) == 1
+	})
+	in(t, "wordy", "c", "touch", "/dev/shm/more")
+	if !text.Scan() || text.Text() != "last" {
+		t.Errorf("after the rotation comes %q, %v", text.Text(), text.Err())
+	}
+	if got := must(t, "logs", "wordy"); got != "last\n" {
+		t.Errorf("logs has %d bytes: %.100q", len(got), got)
+	}
+	del(t, "wordy", 1)
+	if err := follow.Wait(); err != nil {
+		t.Errorf("logs -f ends with %v", err)
+	}
+}
+
 // TestCopyAndForward: K24. cp both ways, of files and folders; connections
 // through port-forward, one after the other.
 func TestCopyAndForward(t *testing.T) {
