@@ -4,13 +4,13 @@ package scheduler
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/utils/ptr"
 )
 
@@ -74,10 +74,56 @@ func initially(cpu string) func(*corev1.Pod) {
 	}
 }
 
-const (
-	noMatch   = "node(s) didn't match Pod's node affinity/selector"
-	untaintly = "node(s) had untolerated taint(s)"
-)
+// initPort gives the last init container a host port.
+func initPort(n int32) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		c := &p.Spec.InitContainers[len(p.Spec.InitContainers)-1]
+		c.Ports = append(c.Ports, corev1.ContainerPort{Protocol: "TCP", HostPort: n, ContainerPort: n})
+	}
+}
+
+// resizing is a Pod whose container has another CPU request than it asks for.
+func resizing(has string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		r := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(has)}
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c", AllocatedResources: r, Resources: &corev1.ResourceRequirements{Requests: r}}}
+	}
+}
+
+func infeasible(p *corev1.Pod) {
+	p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: corev1.PodReasonInfeasible})
+}
+
+// wholly gives the Pod itself a request of CPU.
+func wholly(cpu string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Spec.Resources = &corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}}
+	}
+}
+
+// named adds a term for each list of names, all of which it asks for.
+func named(terms ...string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		var s corev1.NodeSelector
+		for _, names := range terms {
+			var t corev1.NodeSelectorTerm
+			for _, n := range strings.Fields(names) {
+				t.MatchFields = append(t.MatchFields, corev1.NodeSelectorRequirement{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{n}})
+			}
+			s.NodeSelectorTerms = append(s.NodeSelectorTerms, t)
+		}
+		p.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &s}}
+	}
+}
+
+// nodeWith is a node with the Pods that are on it.
+func nodeWith(n *corev1.Node, pods ...*corev1.Pod) *nodeInfo {
+	i := newNodeInfo(n)
+	for _, p := range pods {
+		i.add(newLoad(p))
+	}
+	return i
+}
 
 func TestRules(t *testing.T) {
 	taint := func(key, value string, effect corev1.TaintEffect) func(*corev1.Node) {
@@ -85,7 +131,7 @@ func TestRules(t *testing.T) {
 			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: key, Value: value, Effect: effect})
 		}
 	}
-	cordoned := func(n *corev1.Node) { n.Spec.Unschedulable = true }
+	closed := func(n *corev1.Node) { n.Spec.Unschedulable = true }
 	with := func(pods ...*corev1.Pod) []*corev1.Pod { return pods }
 	for name, x := range map[string]struct {
 		pod   *corev1.Pod
@@ -111,8 +157,18 @@ func TestRules(t *testing.T) {
 		"another protocol":                   {testPod("p", 0, port("", "UDP", 80)), testNode("n", 1000), with(testPod("a", 0, port("", "TCP", 80))), nil},
 		"another address":                    {testPod("p", 0, port("10.0.0.1", "TCP", 80)), testNode("n", 1000), with(testPod("a", 0, port("10.0.0.2", "TCP", 80))), nil},
 		"all addresses":                      {testPod("p", 0, port("0.0.0.0", "TCP", 80)), testNode("n", 1000), with(testPod("a", 0, port("10.0.0.2", "TCP", 80))), []reason{{portsTaken, false}}},
-		"cordoned":                           {testPod("p", 0), testNode("n", 1000, cordoned), nil, final("node(s) were unschedulable")},
-		"cordoned and tolerated":             {testPod("p", 0, tolerating(corev1.Toleration{Key: corev1.TaintNodeUnschedulable, Operator: corev1.TolerationOpExists})), testNode("n", 1000, cordoned), nil, nil},
+		"sidecars hold ports":                {testPod("p", 0, port("", "TCP", 80)), testNode("n", 1000), with(testPod("a", 0, sidecar("1m"), initPort(80))), []reason{{portsTaken, false}}},
+		"init containers do not":             {testPod("p", 0, port("", "TCP", 80)), testNode("n", 1000), with(testPod("a", 0, initially("1m"), initPort(80))), nil},
+		"ports of an own sidecar":            {testPod("p", 0, sidecar("1m"), initPort(80)), testNode("n", 1000), with(testPod("a", 0, port("", "", 80))), []reason{{portsTaken, false}}},
+		"a node that takes no Pods":          {testPod("p", 0), testNode("n", 1000, func(n *corev1.Node) { delete(n.Status.Allocatable, corev1.ResourcePods) }), nil, []reason{{"Too many pods", false}}},
+		"shrinking, but not yet":             {testPod("p", 600), testNode("n", 1000), with(testPod("a", 100, resizing("500m"))), []reason{{"Insufficient cpu", false}}},
+		"growing":                            {testPod("p", 600), testNode("n", 1000), with(testPod("a", 500, resizing("100m"))), []reason{{"Insufficient cpu", false}}},
+		"a growth that cannot be":            {testPod("p", 600), testNode("n", 1000), with(testPod("a", 500, resizing("100m"), infeasible)), nil},
+		"requests of the Pod itself":         {testPod("p", 100, wholly("900m")), testNode("n", 1000), with(testPod("a", 500, wholly("200m"))), []reason{{"Insufficient cpu", false}}},
+		"a field of the node":                {testPod("p", 0, named("n")), testNode("n", 1000), nil, nil},
+		"a field of another node":            {testPod("p", 0, named("m")), testNode("n", 1000), nil, final(noMatch)},
+		"cordoned":                           {testPod("p", 0), testNode("n", 1000, closed), nil, final("node(s) were unschedulable")},
+		"cordoned and tolerated":             {testPod("p", 0, tolerating(corev1.Toleration{Key: corev1.TaintNodeUnschedulable, Operator: corev1.TolerationOpExists})), testNode("n", 1000, closed), nil, nil},
 		"tainted":                            {testPod("p", 0), testNode("n", 1000, taint("k", "v", corev1.TaintEffectNoSchedule)), nil, final(untaintly)},
 		"tainted and tolerated":              {testPod("p", 0, tolerating(corev1.Toleration{Key: "k", Value: "v"})), testNode("n", 1000, taint("k", "v", corev1.TaintEffectNoSchedule)), nil, nil},
 		"another value":                      {testPod("p", 0, tolerating(corev1.Toleration{Key: "k", Value: "w"})), testNode("n", 1000, taint("k", "v", corev1.TaintEffectNoExecute)), nil, final(untaintly)},
@@ -124,88 +180,11 @@ func TestRules(t *testing.T) {
 		"affinity in":                        {testPod("p", 0, needing(corev1.NodeSelectorOpIn, corev1.LabelHostname, "m", "n")), testNode("n", 1000), nil, nil},
 		"affinity not in":                    {testPod("p", 0, needing(corev1.NodeSelectorOpNotIn, corev1.LabelHostname, "m", "n")), testNode("n", 1000), nil, final(noMatch)},
 		"affinity exists":                    {testPod("p", 0, needing(corev1.NodeSelectorOpExists, "disk")), testNode("n", 1000), nil, final(noMatch)},
-		"the first rule that refuses speaks": {testPod("p", 5000), testNode("n", 1000, cordoned, taint("k", "v", corev1.TaintEffectNoSchedule)), nil, final("node(s) were unschedulable")},
+		"the first rule that refuses speaks": {testPod("p", 5000), testNode("n", 1000, closed, taint("k", "v", corev1.TaintEffectNoSchedule)), nil, final("node(s) were unschedulable")},
 	} {
-		i := newNodeInfo()
-		i.node = x.node
-		for _, other := range x.there {
-			i.add(other)
-		}
-		if got := refusal(x.pod, i); fmt.Sprint(got) != fmt.Sprint(x.want) {
+		i := nodeWith(x.node, x.there...)
+		if _, got := refusal(newWish(x.pod), i); fmt.Sprint(got) != fmt.Sprint(x.want) {
 			t.Errorf("%s: %v, want %v", name, got, x.want)
 		}
-	}
-}
-
-// TestWords: what kube-scheduler says of a Pod that fits nowhere.
-func TestWords(t *testing.T) {
-	nodes := map[string]*nodeInfo{}
-	if _, err := pick(testPod("p", 0), nodes); err == nil || err.Error() != "no nodes available to schedule pods" {
-		t.Errorf("without nodes: %v", err)
-	}
-	put := func(n *corev1.Node, pods ...*corev1.Pod) {
-		i := newNodeInfo()
-		i.node = n
-		for _, p := range pods {
-			i.add(p)
-		}
-		nodes[n.Name] = i
-	}
-	put(testNode("full", 1000), testPod("a", 900))
-	want := "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
-	if _, err := pick(testPod("p", 500), nodes); err == nil || err.Error() != want {
-		t.Errorf("got  %v\nwant %s", err, want)
-	}
-	put(testNode("small", 100))
-	put(testNode("closed", 1000, func(n *corev1.Node) { n.Spec.Unschedulable = true }))
-	want = "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu. preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling."
-	if _, err := pick(testPod("p", 500), nodes); err == nil || err.Error() != want {
-		t.Errorf("got  %v\nwant %s", err, want)
-	}
-	put(testNode("room", 1000))
-	if got, err := pick(testPod("p", 500), nodes); err != nil || got != "room" {
-		t.Errorf("%q, %v", got, err)
-	}
-}
-
-// TestRoomIsCounted compares the sums kept by add and remove with a sum from
-// scratch, over random changes.
-func TestRoomIsCounted(t *testing.T) {
-	rand.Seed(1)
-	i := newNodeInfo()
-	for range 2000 {
-		p := testPod(fmt.Sprint(rand.Intn(20)), int64(rand.Intn(1000)))
-		if rand.Intn(3) == 0 {
-			i.remove(p)
-		} else {
-			i.add(p)
-		}
-		sum := int64(0)
-		for _, p := range i.pods {
-			q := requests(p)[corev1.ResourceCPU]
-			sum += q.MilliValue()
-		}
-		if got := i.used[corev1.ResourceCPU]; got.MilliValue() != sum {
-			t.Fatalf("%d Pods use %d, counted %d", len(i.pods), sum, got.MilliValue())
-		}
-	}
-}
-
-func BenchmarkPick(b *testing.B) {
-	for _, n := range []int{100, 1000} {
-		b.Run(fmt.Sprintf("%d nodes", n), func(b *testing.B) {
-			nodes := map[string]*nodeInfo{}
-			for k := range n {
-				i := newNodeInfo()
-				i.node = testNode(fmt.Sprint("n", k), 4000)
-				nodes[i.node.Name] = i
-			}
-			p := testPod("p", 100, needing(corev1.NodeSelectorOpExists, corev1.LabelHostname))
-			for b.Loop() {
-				if _, err := pick(p, nodes); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -15,9 +16,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/peapod/peapod/api/pod"
 )
 
 // feed is an informer that a test speaks for.
@@ -38,13 +44,18 @@ func (f *feed) Done() <-chan struct{}               { return f.full }
 
 // stage is a scheduler in virtual time, with what it wrote to the API.
 type stage struct {
+	*Scheduler
 	pods, nodes feed
 	client      *fake.Clientset
+	hold        chan struct{} // patches wait for its end, if there is one
 
 	mu       sync.Mutex // guards the fields below
 	refuse   int        // bindings to refuse
+	deny     int        // patches to refuse
 	bound    map[string]string
-	attempts []time.Time
+	attempts []time.Time // of bindings
+	wrote    []string    // kinds of writes, and of which Pod
+	version  int
 }
 
 // play runs do beside a scheduler that has seen an empty cluster.
@@ -53,6 +64,7 @@ func play(t *testing.T, do func(*stage)) {
 	playCold(t, func(s *stage) {
 		close(s.pods.full)
 		close(s.nodes.full)
+		synctest.Wait()
 		do(s)
 	})
 }
@@ -63,25 +75,12 @@ func playCold(t *testing.T, do func(*stage)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stage{client: fake.NewClientset(), bound: map[string]string{}}
 		s.pods.full, s.nodes.full = make(chan struct{}), make(chan struct{})
-		s.client.PrependReactor("create", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
-			if a.GetSubresource() != "binding" {
-				return false, nil, nil
-			}
-			b := a.(clienttesting.CreateAction).GetObject().(*corev1.Binding)
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.attempts = append(s.attempts, time.Now())
-			if s.refuse > 0 {
-				s.refuse--
-				return true, nil, errors.New("the API is not well")
-			}
-			s.bound[b.Name] = b.Target.Name
-			return true, b, nil
-		})
-		x := New(Config{Client: s.client, Pods: &s.pods, Nodes: &s.nodes, Log: slog.New(slog.DiscardHandler)})
+		s.client.PrependReactor("create", "pods", s.bindings)
+		s.client.PrependReactor("patch", "pods", s.statuses)
+		s.Scheduler = New(Config{Client: heldClient{s.client, s}, Pods: &s.pods, Nodes: &s.nodes, Log: slog.New(slog.DiscardHandler)})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- x.Run(ctx) }()
+		go func() { done <- s.Run(ctx) }()
 		synctest.Wait()
 		do(s)
 		cancel()
@@ -92,9 +91,112 @@ func playCold(t *testing.T, do func(*stage)) {
 	})
 }
 
+// heldClient holds patches of Pods up: the fake client answers one call at a
+// time, so that a reactor cannot.
+type (
+	heldClient struct {
+		kubernetes.Interface
+		s *stage
+	}
+	heldCore struct {
+		typedcore.CoreV1Interface
+		s *stage
+	}
+	heldPods struct {
+		typedcore.PodInterface
+		s *stage
+	}
+)
+
+func (c heldClient) CoreV1() typedcore.CoreV1Interface { return heldCore{c.Interface.CoreV1(), c.s} }
+func (c heldCore) Pods(namespace string) typedcore.PodInterface {
+	return heldPods{c.CoreV1Interface.Pods(namespace), c.s}
+}
+func (c heldPods) Patch(ctx context.Context, name string, kind types.PatchType, data []byte, o metav1.PatchOptions, subresources ...string) (*corev1.Pod, error) {
+	if c.s.hold != nil {
+		<-c.s.hold
+	}
+	return c.PodInterface.Patch(ctx, name, kind, data, o, subresources...)
+}
+
+// bindings takes bindings, or refuses them.
+func (s *stage) bindings(a clienttesting.Action) (bool, runtime.Object, error) {
+	if a.GetSubresource() != "binding" {
+		return false, nil, nil
+	}
+	b := a.(clienttesting.CreateAction).GetObject().(*corev1.Binding)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wrote = append(s.wrote, "bind "+b.Name)
+	s.attempts = append(s.attempts, time.Now())
+	if s.refuse > 0 {
+		s.refuse--
+		return true, nil, errors.New("the API is not well")
+	}
+	s.bound[b.Name] = b.Target.Name
+	return true, b, nil
+}
+
+// statuses gives a patched Pod its next version, or refuses the patch.
+func (s *stage) statuses(a clienttesting.Action) (bool, runtime.Object, error) {
+	name := a.(clienttesting.PatchAction).GetName()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wrote = append(s.wrote, "patch "+name)
+	if s.deny > 0 {
+		s.deny--
+		return true, nil, errors.New("the API is not well")
+	}
+	pods := corev1.SchemeGroupVersion.WithResource("pods")
+	o, err := s.client.Tracker().Get(pods, a.GetNamespace(), name)
+	if err != nil {
+		return true, nil, err
+	}
+	s.version++
+	p := o.(*corev1.Pod).DeepCopy()
+	p.ResourceVersion = strconv.Itoa(s.version)
+	return false, nil, s.client.Tracker().Update(pods, p, a.GetNamespace())
+}
+
+// writes are what was written since the last call.
+func (s *stage) writes() []string {
+	synctest.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := s.wrote
+	s.wrote = nil
+	return w
+}
+
+// looks is how often a Pod was looked at in vain.
+func (s *stage) looks(pod string) int {
+	synctest.Wait()
+	s.Scheduler.mu.Lock()
+	defer s.Scheduler.mu.Unlock()
+	return s.Scheduler.pods[types.UID(pod)].tries
+}
+
+// get is the Pod as the API has it, and its PodScheduled condition.
+func (s *stage) get(t *testing.T, name string) (*corev1.Pod, corev1.PodCondition) {
+	t.Helper()
+	synctest.Wait()
+	p, err := s.client.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := pod.Condition(&p.Status, corev1.PodScheduled); c != nil {
+		return p, *c
+	}
+	return p, corev1.PodCondition{}
+}
+
 // create makes a Pod known, to the API also, so that its status can be written.
 func (s *stage) create(t *testing.T, p *corev1.Pod) {
 	t.Helper()
+	s.mu.Lock()
+	s.version++
+	p.ResourceVersion = strconv.Itoa(s.version)
+	s.mu.Unlock()
 	if _, err := s.client.CoreV1().Pods(p.Namespace).Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -118,13 +220,13 @@ func placed(p *corev1.Pod, node string) *corev1.Pod {
 func (s *stage) messages(t *testing.T, reason string) (out []string) {
 	t.Helper()
 	synctest.Wait()
-	list, err := s.client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{})
+	list, err := s.client.EventsV1().Events("default").List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, e := range list.Items {
 		if e.Reason == reason {
-			out = append(out, e.Message)
+			out = append(out, e.Note)
 		}
 	}
 	return out
@@ -195,12 +297,9 @@ func TestWaitsForRoom(t *testing.T) {
 		}
 		s.pods.h.OnUpdate(first, placed(first, "n"))
 		s.create(t, second)
-		p, err := s.client.CoreV1().Pods("default").Get(t.Context(), "second", metav1.GetOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if c := p.Status.Conditions; len(c) != 1 || c[0].Type != corev1.PodScheduled || c[0].Status != corev1.ConditionFalse || c[0].Reason != "Unschedulable" {
-			t.Errorf("conditions %+v", c)
+		p, c := s.get(t, "second")
+		if len(p.Status.Conditions) != 1 || c.Status != corev1.ConditionFalse || c.Reason != "Unschedulable" || c.ObservedGeneration != 1 {
+			t.Errorf("conditions %+v", p.Status.Conditions)
 		}
 		s.pods.h.OnUpdate(second, p) // its own status is no reason to look again
 		if got := s.messages(t, "FailedScheduling"); len(got) != 1 || !strings.HasPrefix(got[0], "0/1 nodes are available: 1 Insufficient cpu.") {
@@ -240,24 +339,48 @@ func TestWaitsForNodes(t *testing.T) {
 	})
 }
 
-// TestBindingIsRetried: 1 s, 2 s, 4 s after a refusal, and the room is free in
-// between.
-func TestBindingIsRetried(t *testing.T) {
+// TestBindingRefused: the Pod says why it waits, and its room is free.
+func TestBindingRefused(t *testing.T) {
 	play(t, func(s *stage) {
-		s.refuse = 3
+		s.refuse = 1
+		s.nodes.h.OnAdd(testNode("n", 1000), false)
+		p := testPod("p", 800)
+		s.create(t, p)
+		want := `running Bind plugin "DefaultBinder": the API is not well`
+		told, first := s.get(t, "p")
+		if first.Status != corev1.ConditionFalse || first.Reason != "SchedulerError" || first.Message != want {
+			t.Errorf("condition %+v", first)
+		}
+		s.pods.h.OnUpdate(p, told)
+		if got := s.messages(t, "FailedScheduling"); len(got) != 1 || got[0] != want {
+			t.Errorf("said %q", got)
+		}
+		s.create(t, testPod("between", 700))
+		if s.on("between") != "n" {
+			t.Errorf("between is on %q", s.on("between"))
+		}
+		pass(2 * time.Second)
+		_, second := s.get(t, "p")
+		if second.Reason != "Unschedulable" || !second.LastTransitionTime.Equal(&first.LastTransitionTime) {
+			t.Errorf("condition %+v after %+v", second, first)
+		}
+	})
+}
+
+// TestBindingBacksOff: twice as long each time.
+func TestBindingBacksOff(t *testing.T) {
+	play(t, func(s *stage) {
+		s.refuse = 6
 		s.nodes.h.OnAdd(testNode("n", 1000), false)
 		s.create(t, testPod("p", 800))
-		pass(30 * time.Second)
-		if s.on("p") != "n" || len(s.attempts) != 4 {
+		pass(time.Minute)
+		if s.on("p") != "n" || len(s.attempts) != 7 {
 			t.Fatalf("on %q after %d tries", s.on("p"), len(s.attempts))
 		}
-		for i, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
+		for i, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 10 * time.Second, 10 * time.Second} {
 			if got := s.attempts[i+1].Sub(s.attempts[i]); got != want {
 				t.Errorf("pause %d is %v, want %v", i, got, want)
 			}
-		}
-		if got := s.messages(t, "FailedScheduling"); len(got) == 0 || got[0] != "binding rejected: the API is not well" {
-			t.Errorf("said %q", got)
 		}
 	})
 }

@@ -1,0 +1,487 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduler
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	resourcehelper "k8s.io/component-helpers/resource"
+	"k8s.io/utils/ptr"
+)
+
+// seed replays one run of the model tests; 0 makes many.
+var seed = flag.Uint64("seed", 0, "seed of the model tests")
+
+// each runs f with the seeds of a test run, or the one that was asked for.
+func each(t *testing.T, n int, f func(*testing.T, *rand.Rand)) {
+	t.Helper()
+	from, to := uint64(1), uint64(n)
+	if *seed != 0 {
+		from, to = *seed, *seed
+	}
+	for s := from; s <= to && !t.Failed(); s++ {
+		f(t, rand.New(rand.NewPCG(s, 0)))
+		if t.Failed() {
+			t.Logf("replay with -run '%s$' -seed %d", t.Name(), s)
+		}
+	}
+}
+
+func pick[T any](r *rand.Rand, list ...T) T { return list[r.IntN(len(list))] }
+
+func randomNode(r *rand.Rand, name string) *corev1.Node {
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name), Labels: map[string]string{}}}
+	n.Status.Allocatable = corev1.ResourceList{
+		corev1.ResourceCPU: resource.MustParse(pick(r, "500m", "1", "2")), corev1.ResourceMemory: resource.MustParse(pick(r, "512Mi", "1Gi")),
+	}
+	if r.IntN(8) > 0 {
+		n.Status.Allocatable[corev1.ResourcePods] = resource.MustParse(pick(r, "2", "4", "10"))
+	}
+	if r.IntN(3) == 0 {
+		n.Status.Allocatable["example.com/gpu"] = resource.MustParse("2")
+	}
+	if r.IntN(2) == 0 {
+		n.Labels["disk"] = pick(r, "fast", "slow")
+	}
+	n.Spec.Unschedulable = r.IntN(6) == 0
+	for _, k := range []string{"a", "b"} {
+		if r.IntN(5) == 0 {
+			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: k, Value: pick(r, "", "v"), Effect: pick(r, corev1.TaintEffectNoSchedule, corev1.TaintEffectNoExecute, corev1.TaintEffectPreferNoSchedule)})
+		}
+	}
+	return n
+}
+
+func randomContainer(r *rand.Rand, name string) corev1.Container {
+	c := corev1.Container{Name: name, Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{}}}
+	for k, v := range map[corev1.ResourceName][]string{corev1.ResourceCPU: {"0", "100m", "250m", "700m"}, corev1.ResourceMemory: {"0", "100Mi", "300Mi"}, "example.com/gpu": {"1"}} {
+		if k == "example.com/gpu" && r.IntN(6) > 0 || r.IntN(3) == 0 {
+			continue
+		}
+		c.Resources.Requests[k] = resource.MustParse(pick(r, v...))
+	}
+	if r.IntN(3) == 0 {
+		c.Ports = []corev1.ContainerPort{{HostPort: int32(80 + r.IntN(2)), HostIP: pick(r, "", "10.0.0.1", "10.0.0.2", "0.0.0.0"), Protocol: pick(r, corev1.ProtocolTCP, corev1.ProtocolUDP)}}
+	}
+	return c
+}
+
+func randomPod(r *rand.Rand, name string, nodes []string) *corev1.Pod {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID(name), Generation: 1}}
+	p.Spec.SchedulerName = corev1.DefaultSchedulerName
+	p.Spec.Containers = []corev1.Container{randomContainer(r, "c")}
+	if r.IntN(3) == 0 {
+		c := randomContainer(r, "i")
+		if r.IntN(2) == 0 {
+			c.RestartPolicy = ptr.To(corev1.ContainerRestartPolicyAlways)
+		}
+		p.Spec.InitContainers = []corev1.Container{c}
+	}
+	p.Spec.Priority = ptr.To(int32(r.IntN(3)))
+	if r.IntN(6) == 0 {
+		p.Spec.PreemptionPolicy = ptr.To(corev1.PreemptNever)
+	}
+	if r.IntN(5) == 0 {
+		p.Spec.NodeSelector = map[string]string{"disk": pick(r, "fast", "slow")}
+	}
+	switch r.IntN(6) {
+	case 0:
+		needing(pick(r, corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn), "disk", "fast")(p)
+	case 1:
+		needing(pick(r, corev1.NodeSelectorOpExists, corev1.NodeSelectorOpDoesNotExist), "disk")(p)
+	case 2:
+		if len(nodes) > 0 {
+			terms := []string{pick(r, nodes...)}
+			if r.IntN(2) == 0 {
+				terms = append(terms, pick(r, nodes...)+" "+pick(r, nodes...))
+			}
+			named(terms...)(p)
+		}
+	}
+	for range r.IntN(3) {
+		tolerating(pick(r,
+			corev1.Toleration{Key: "a", Operator: corev1.TolerationOpExists}, corev1.Toleration{Key: "b", Value: "v"},
+			corev1.Toleration{Key: "b", Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule},
+			corev1.Toleration{Key: corev1.TaintNodeUnschedulable, Operator: corev1.TolerationOpExists},
+			corev1.Toleration{Operator: corev1.TolerationOpExists},
+		))(p)
+	}
+	return p
+}
+
+// slowRefusal is what the documentation of the API says about a Pod, a node and
+// the Pods on it, said straight: nothing is counted in advance. It names the
+// first thing that is wrong, and whether it would be if the node were empty.
+func slowRefusal(p *corev1.Pod, n *corev1.Node, on []*corev1.Pod) (why []string, final bool) {
+	tolerated := func(t corev1.Taint) bool {
+		for _, x := range p.Spec.Tolerations {
+			key := x.Key == "" && x.Operator == corev1.TolerationOpExists || x.Key == t.Key
+			value := x.Operator == corev1.TolerationOpExists || x.Value == t.Value
+			if key && value && (x.Effect == "" || x.Effect == t.Effect) {
+				return true
+			}
+		}
+		return false
+	}
+	if n.Spec.Unschedulable && !tolerated(corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}) {
+		return []string{cordoned}, true
+	}
+	for _, t := range n.Spec.Taints {
+		if t.Effect != corev1.TaintEffectPreferNoSchedule && !tolerated(t) {
+			return []string{untaintly}, true
+		}
+	}
+	if !slowMatch(p, n) {
+		return []string{noMatch}, true
+	}
+	for _, a := range slowPorts(p) {
+		for _, other := range on {
+			for _, b := range slowPorts(other) {
+				all := func(ip string) bool { return ip == "" || ip == "0.0.0.0" }
+				if a.HostPort == b.HostPort && a.Protocol == b.Protocol && (all(a.HostIP) || all(b.HostIP) || a.HostIP == b.HostIP) {
+					return []string{portsTaken}, false
+				}
+			}
+		}
+	}
+	pods := n.Status.Allocatable[corev1.ResourcePods]
+	if int64(len(on)) >= pods.Value() {
+		why = append(why, tooManyPods)
+	}
+	for name, want := range resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{}) {
+		all := n.Status.Allocatable[name]
+		sum := want.DeepCopy()
+		for _, other := range on {
+			sum.Add(resourcehelper.PodRequests(other, resourcehelper.PodResourcesOptions{})[name])
+		}
+		if !want.IsZero() && sum.Cmp(all) > 0 {
+			why = append(why, "Insufficient "+string(name))
+			final = final || want.Cmp(all) > 0
+		}
+	}
+	slices.Sort(why)
+	return why, final
+}
+
+func slowMatch(p *corev1.Pod, n *corev1.Node) bool {
+	for k, v := range p.Spec.NodeSelector {
+		if n.Labels[k] != v {
+			return false
+		}
+	}
+	if p.Spec.Affinity == nil {
+		return true
+	}
+	return slices.ContainsFunc(p.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms, func(t corev1.NodeSelectorTerm) bool {
+		for _, r := range t.MatchFields {
+			if !slices.Contains(r.Values, n.Name) {
+				return false
+			}
+		}
+		for _, r := range t.MatchExpressions {
+			v, has := n.Labels[r.Key]
+			ok := map[corev1.NodeSelectorOperator]bool{
+				corev1.NodeSelectorOpIn: has && slices.Contains(r.Values, v), corev1.NodeSelectorOpNotIn: !has || !slices.Contains(r.Values, v),
+				corev1.NodeSelectorOpExists: has, corev1.NodeSelectorOpDoesNotExist: !has,
+			}
+			if !ok[r.Operator] {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func slowPorts(p *corev1.Pod) (ports []corev1.ContainerPort) {
+	for _, c := range p.Spec.InitContainers {
+		if c.RestartPolicy != nil {
+			ports = append(ports, c.Ports...)
+		}
+	}
+	return append(ports, p.Spec.Containers[0].Ports...)
+}
+
+// slowWords puts what slowRefusal says of each node together.
+func slowWords(p *corev1.Pod, nodes []*corev1.Node, on map[string][]*corev1.Pod) (fits []string, text string) {
+	names := map[string]bool{}
+	open := p.Spec.Affinity == nil
+	if !open {
+		for _, t := range p.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+			open = open || len(t.MatchFields) == 0
+			for _, n := range nodes {
+				if !slices.ContainsFunc(t.MatchFields, func(r corev1.NodeSelectorRequirement) bool { return !slices.Contains(r.Values, n.Name) }) {
+					names[n.Name] = true
+				}
+			}
+		}
+	}
+	var why, after []string
+	room := false
+	for _, n := range nodes {
+		if !open && !names[n.Name] {
+			why, after = append(why, notNamed), append(after, notHelpful)
+			continue
+		}
+		said, final := slowRefusal(p, n, on[n.Name])
+		if len(said) == 0 {
+			fits = append(fits, n.Name)
+			continue
+		}
+		why = append(why, said...)
+		stay := slices.DeleteFunc(slices.Clone(on[n.Name]), func(o *corev1.Pod) bool { return *o.Spec.Priority < *p.Spec.Priority })
+		again, _ := slowRefusal(p, n, stay)
+		switch {
+		case final:
+			after = append(after, notHelpful)
+		case len(stay) == len(on[n.Name]):
+			after = append(after, noVictims)
+		case len(again) == 0:
+			room = true
+		default:
+			after = append(after, again...)
+		}
+	}
+	count := func(list []string) string {
+		n := map[string]int{}
+		for _, s := range list {
+			n[s]++
+		}
+		var out []string
+		for s, k := range n {
+			out = append(out, fmt.Sprint(k, " ", s))
+		}
+		slices.Sort(out)
+		return fmt.Sprintf("0/%d nodes are available: %s.", len(nodes), strings.Join(out, ", "))
+	}
+	switch {
+	case len(nodes) == 0:
+		return nil, noNodes
+	case p.Spec.PreemptionPolicy != nil:
+		return fits, count(why) + " preemption: not eligible due to preemptionPolicy=Never."
+	case room:
+		return fits, count(why)
+	}
+	return fits, count(why) + " preemption: " + count(after)
+}
+
+// TestModel compares where Pods fit, and what is said when they do not, with
+// the slow way, over random clusters.
+func TestModel(t *testing.T) {
+	placed, refused := 0, 0
+	each(t, 3000, func(t *testing.T, r *rand.Rand) {
+		var nodes []*corev1.Node
+		var names []string
+		on := map[string][]*corev1.Pod{}
+		infos := map[string]*nodeInfo{}
+		for k := range r.IntN(5) {
+			n := randomNode(r, fmt.Sprint("n", k))
+			nodes, names = append(nodes, n), append(names, n.Name)
+			for j := range r.IntN(4) {
+				p := randomPod(r, fmt.Sprintf("old%d-%d", k, j), nil)
+				on[n.Name] = append(on[n.Name], p)
+			}
+			infos[n.Name] = nodeWith(n, on[n.Name]...)
+		}
+		p := randomPod(r, "p", names)
+		w := newWish(p)
+		v := look(w, infos)
+		var fits []string
+		for _, i := range v.fit {
+			fits = append(fits, i.node.Name)
+		}
+		slices.Sort(fits)
+		want, text := slowWords(p, nodes, on)
+		if !slices.Equal(fits, want) {
+			t.Fatalf("fits on %q, want %q", fits, want)
+		}
+		if len(fits) > 0 {
+			placed++
+			return
+		}
+		refused++
+		got := explain(w, v)
+		if v.whole != "" { // the slow way has no words of its own for it
+			if !strings.HasPrefix(got, fmt.Sprintf("0/%d nodes are available: %s. preemption: ", len(nodes), conflict)) {
+				t.Fatalf("said %s", got)
+			}
+			return
+		}
+		if got != text {
+			t.Fatalf("said %s\nwant %s", got, text)
+		}
+	})
+	if *seed == 0 && (placed < 500 || refused < 500) {
+		t.Errorf("%d placed, %d refused: the clusters are not worth a test", placed, refused)
+	}
+}
+
+// world is a cluster as the API has it, told to the scheduler by and by.
+type world struct {
+	*stage
+	r     *rand.Rand
+	pods  map[string]*corev1.Pod
+	nodes map[string]*corev1.Node
+	made  int
+}
+
+// TestNobodyWaitsInVain: after any change, no node has more than it takes and no
+// Pod waits that fits somewhere: the changes that cure are all that are needed.
+func TestNobodyWaitsInVain(t *testing.T) {
+	each(t, 4, func(t *testing.T, r *rand.Rand) {
+		play(t, func(s *stage) {
+			w := &world{s, r, map[string]*corev1.Pod{}, map[string]*corev1.Node{}, 0}
+			for step := range 120 {
+				w.step(t)
+				w.settle()
+				if w.check(t); t.Failed() {
+					t.Logf("after step %d", step)
+					return
+				}
+			}
+		})
+	})
+}
+
+// step changes something at random.
+func (w *world) step(t *testing.T) {
+	switch k := w.r.IntN(10); {
+	case k < 4:
+		w.made++
+		p := randomPod(w.r, fmt.Sprint("p", w.made), slices.Sorted(maps.Keys(w.nodes)))
+		w.pods[p.Name] = p
+		w.create(t, p)
+	case k < 6 && len(w.pods) > 0:
+		p := w.pods[pick(w.r, slices.Sorted(maps.Keys(w.pods))...)]
+		delete(w.pods, p.Name)
+		if w.r.IntN(2) == 0 {
+			done := p.DeepCopy()
+			done.Status.Phase = corev1.PodSucceeded
+			w.stage.pods.h.OnUpdate(p, done)
+		} else {
+			w.stage.pods.h.OnDelete(p)
+		}
+	case k < 7 && len(w.pods) > 0:
+		w.editPod(pick(w.r, slices.Sorted(maps.Keys(w.pods))...))
+	case k < 8 && len(w.nodes) > 0 && w.r.IntN(2) == 0:
+		n := w.nodes[pick(w.r, slices.Sorted(maps.Keys(w.nodes))...)]
+		delete(w.nodes, n.Name)
+		w.stage.nodes.h.OnDelete(n)
+	default:
+		n := randomNode(w.r, fmt.Sprint("n", w.r.IntN(4)))
+		if was := w.nodes[n.Name]; was == nil {
+			w.stage.nodes.h.OnAdd(n, false)
+		} else {
+			w.stage.nodes.h.OnUpdate(was, n)
+		}
+		w.nodes[n.Name] = n
+	}
+}
+
+// editPod lets a Pod tolerate more, or its containers ask for less.
+func (w *world) editPod(name string) {
+	was := w.pods[name]
+	p := was.DeepCopy()
+	if w.r.IntN(2) == 0 && p.Spec.NodeName == "" {
+		p.Spec.Tolerations = append(p.Spec.Tolerations, corev1.Toleration{Key: pick(w.r, "a", "b"), Operator: corev1.TolerationOpExists})
+	} else {
+		p.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU] = resource.MustParse("50m")
+	}
+	p.Generation++
+	w.pods[name] = p
+	w.stage.pods.h.OnUpdate(was, p)
+}
+
+// settle tells the scheduler of its bindings until there is nothing new.
+func (w *world) settle() {
+	for more := true; more; {
+		synctest.Wait()
+		more = false
+		for name, p := range w.pods {
+			if node := w.on(name); node != "" && p.Spec.NodeName == "" {
+				w.pods[name], more = placed(p, node), true
+				w.stage.pods.h.OnUpdate(p, w.pods[name])
+			}
+		}
+	}
+}
+
+func (w *world) check(t *testing.T) {
+	var nodes []*corev1.Node
+	for _, name := range slices.Sorted(maps.Keys(w.nodes)) {
+		nodes = append(nodes, w.nodes[name])
+	}
+	on := map[string][]*corev1.Pod{}
+	for _, p := range w.pods {
+		on[p.Spec.NodeName] = append(on[p.Spec.NodeName], p)
+	}
+	for _, p := range on[""] {
+		if fits, _ := slowWords(p, nodes, on); len(fits) > 0 {
+			t.Errorf("%s waits though it fits on %q", p.Name, fits)
+		}
+	}
+	w.Scheduler.mu.Lock()
+	defer w.Scheduler.mu.Unlock()
+	for name, i := range w.Scheduler.nodes {
+		fresh := newNodeInfo(i.node)
+		for _, p := range on[name] {
+			fresh.add(newLoad(p))
+		}
+		nonzero := func(a amounts) amounts {
+			a = maps.Clone(a)
+			maps.DeleteFunc(a, func(_ corev1.ResourceName, n int64) bool { return n == 0 })
+			return a
+		}
+		if !maps.Equal(nonzero(fresh.used), nonzero(i.used)) || !maps.Equal(nonzero(fresh.scored), nonzero(i.scored)) || !maps.Equal(fresh.ports, i.ports) || len(fresh.pods) != len(i.pods) {
+			t.Errorf("%s is counted as %v of %d Pods with ports %v, and has %v of %d with %v", name, i.used, len(i.pods), i.ports, fresh.used, len(fresh.pods), fresh.ports)
+		}
+	}
+}
+
+// TestNothingIsOvercommitted: many Pods at once, refused bindings among them,
+// and no node ever has more than it takes.
+func TestNothingIsOvercommitted(t *testing.T) {
+	each(t, 8, func(t *testing.T, r *rand.Rand) {
+		play(t, func(s *stage) {
+			s.refuse = r.IntN(5)
+			for k := range 3 {
+				s.nodes.h.OnAdd(testNode(fmt.Sprint("n", k), 1000), false)
+			}
+			for k := range 20 {
+				s.create(t, testPod(fmt.Sprint("p", k), int64(pick(r, 200, 400, 600))))
+			}
+			pass(time.Minute)
+			on := map[string][]*corev1.Pod{}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			for name, node := range s.bound {
+				p, err := s.client.CoreV1().Pods("default").Get(context.Background(), name, metav1.GetOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				on[node] = append(on[node], p)
+			}
+			for name, pods := range on {
+				i := nodeWith(testNode(name, 1000), pods...)
+				if i.used[corev1.ResourceCPU] > 1000 || len(pods) > 3 {
+					t.Errorf("%s has %d of %d Pods", name, i.used[corev1.ResourceCPU], len(pods))
+				}
+			}
+			if len(s.bound) == 0 {
+				t.Error("nothing was placed")
+			}
+		})
+	})
+}
