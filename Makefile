@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 KUBERNETES := -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
 LDFLAGS := -s -w -X github.com/peapod/peapod/daemon.Version=$(VERSION) $(KUBERNETES)
 
-.PHONY: help build demo test e2e critest bench lint generate deps clean
+.PHONY: help build demo test e2e critest bench conformance lint generate deps clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -32,6 +32,9 @@ critest: deps build ## Kubernetes' conformance suite for container runtimes (as 
 
 bench: deps build ## pod life-cycle figures of this machine (as root); ARGS="-profile DIR" keeps profiles
 	@./scripts/bench $(ARGS)
+
+conformance: deps build ## upstream's conformance tests, and docs/conformance.md (as root); FOCUS=, AGAIN=, WORKERS=
+	@./scripts/conformance
 
 lint: ## go vet, gofmt and staticcheck
 	@./scripts/lint

@@ -14,7 +14,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -44,6 +46,28 @@ func File(inside, outside string) (Entry, error) {
 		return Entry{}, fmt.Errorf("cannot pack image: %w", err)
 	}
 	return Entry{Path: inside, Data: b, Mode: 0o755}, nil
+}
+
+// Program are the entries of a program that is dynamically linked: itself, its
+// loader and its libraries, where ldd says that the loader finds them.
+func Program(inside, outside string) ([]Entry, error) {
+	e, err := File(inside, outside)
+	if err != nil {
+		return nil, err
+	}
+	needs, err := exec.Command("ldd", outside).Output()
+	if err != nil {
+		return nil, fmt.Errorf("cannot pack image: ldd %s: %w", outside, err)
+	}
+	out := []Entry{e}
+	for _, library := range regexp.MustCompile(`/\S+`).FindAllString(string(needs), -1) {
+		e, err := File(library, library)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, e)
+	}
+	return out, nil
 }
 
 // Busybox are the entries of a small system around a static busybox: the
@@ -115,10 +139,18 @@ func digest(b []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// layerOf is the layer's tar; of entries with one path the last one counts.
 func layerOf(entries []Entry) ([]byte, error) {
 	var b bytes.Buffer
 	t := tar.NewWriter(&b)
-	for _, e := range entries {
+	last := map[string]int{}
+	for i, e := range entries {
+		last[path.Clean(e.Path)] = i
+	}
+	for i, e := range entries {
+		if last[path.Clean(e.Path)] != i {
+			continue
+		}
 		h := &tar.Header{Name: strings.TrimPrefix(path.Clean(e.Path), "/"), Mode: e.Mode, Size: int64(len(e.Data)), Typeflag: tar.TypeReg}
 		switch {
 		case e.Dir:
