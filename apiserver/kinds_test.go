@@ -48,6 +48,24 @@ func TestBindingHoldsItsPreconditions(t *testing.T) {
 	}
 }
 
+// TestGatedPod: it says so from its first moment, and nobody binds it.
+func TestGatedPod(t *testing.T) {
+	p := newPod("gated")
+	p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/wait"}}
+	p = create(t, p, "")
+	if len(p.Status.Conditions) != 1 || p.Status.Conditions[0].LastTransitionTime.IsZero() {
+		t.Fatalf("conditions %+v", p.Status.Conditions)
+	}
+	got := p.Status.Conditions[0]
+	got.LastTransitionTime = metav1.Time{}
+	if want := (corev1.PodCondition{Type: "PodScheduled", Status: "False", Reason: "SchedulingGated", Message: "Scheduling is blocked due to non-empty scheduling gates"}); got != want {
+		t.Errorf("condition %+v", got)
+	}
+	if err := bind(t.Context(), "gated", "n1"); !apierrors.IsConflict(err) || !strings.Contains(err.Error(), "pod gated has non-empty .spec.schedulingGates") {
+		t.Errorf("bound: %v", err)
+	}
+}
+
 func TestEviction(t *testing.T) {
 	p := create(t, newPod("evicted"), "n1")
 	other := types.UID("other")

@@ -56,10 +56,10 @@ func preparePod(ctx context.Context, p, old *corev1.Pod) {
 	}
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: pod.QOS(p)}
 	if len(p.Spec.SchedulingGates) > 0 {
-		p.Status.Conditions = []corev1.PodCondition{{
+		pod.SetCondition(&p.Status, corev1.PodCondition{
 			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonSchedulingGated,
 			Message: "Scheduling is blocked due to non-empty scheduling gates",
-		}}
+		})
 	}
 }
 
