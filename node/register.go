@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/ptr"
 )
 
 const (
@@ -186,6 +188,9 @@ func (a *Agent) nodeStatus(ctx context.Context) (corev1.NodeStatus, error) {
 		st.DaemonEndpoints.KubeletEndpoint.Port = int32(n)
 	}
 	st.NodeInfo = a.systemInfo(v)
+	if err := a.runtimeFeatures(ctx, &st); err != nil {
+		return st, err
+	}
 	st.Images, err = a.nodeImages(ctx)
 	if err != nil {
 		return st, err
@@ -238,6 +243,26 @@ func (a *Agent) systemInfo(v *runtimeapi.VersionResponse) corev1.NodeSystemInfo 
 		}
 	}
 	return info
+}
+
+// runtimeFeatures tells what the runtime offers, and each of its handlers.
+func (a *Agent) runtimeFeatures(ctx context.Context, st *corev1.NodeStatus) error {
+	r, err := a.cfg.CRI.Runtime.Status(ctx, &runtimeapi.StatusRequest{})
+	if err != nil {
+		return err
+	}
+	if f := r.GetFeatures(); f != nil {
+		st.Features = &corev1.NodeFeatures{SupplementalGroupsPolicy: ptr.To(f.SupplementalGroupsPolicy)}
+	}
+	for _, h := range r.GetRuntimeHandlers() {
+		told := corev1.NodeRuntimeHandler{Name: h.Name}
+		if f := h.GetFeatures(); f != nil {
+			told.Features = &corev1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: ptr.To(f.RecursiveReadOnlyMounts), UserNamespaces: ptr.To(f.UserNamespaces)}
+		}
+		st.RuntimeHandlers = append(st.RuntimeHandlers, told)
+	}
+	slices.SortFunc(st.RuntimeHandlers, func(a, b corev1.NodeRuntimeHandler) int { return strings.Compare(a.Name, b.Name) })
+	return nil
 }
 
 // imagesTold is how many images the Node object lists, the largest first.

@@ -80,13 +80,9 @@ func (r *Runtime) targetPID(c *container, ns *sandbox.Namespaces) error {
 	if target.SandboxID != c.SandboxID {
 		return invalidArgument("container %s, whose PID namespace shall be shared, is of another sandbox", target.ID)
 	}
-	b, err := os.ReadFile(filepath.Join(target.dir, "pid"))
+	pid, err := target.pid()
 	if err != nil {
-		return fmt.Errorf("cannot find process of container %s: %w", target.ID, err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil {
-		return fmt.Errorf("cannot find process of container %s: %w", target.ID, err)
+		return err
 	}
 	if ns.PID, err = sandbox.PinPID(c.namespaces(), pid); err != nil {
 		return fmt.Errorf("cannot join container %s: %w", target.ID, err)
@@ -96,6 +92,19 @@ func (r *Runtime) targetPID(c *container, ns *sandbox.Namespaces) error {
 		return failed("container %s is not running", target.ID)
 	}
 	return nil
+}
+
+// pid is the number the container's first process has, or had.
+func (c *container) pid() (int, error) {
+	b, err := os.ReadFile(filepath.Join(c.dir, "pid"))
+	if err != nil {
+		return 0, fmt.Errorf("cannot find process of container %s: %w", c.ID, err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return 0, fmt.Errorf("cannot find process of container %s: %w", c.ID, err)
+	}
+	return pid, nil
 }
 
 // imageVolumes are folders for the volumes an image declares where nothing

@@ -160,7 +160,13 @@ func (r *Runtime) ContainerStatus(_ context.Context, q *runtimeapi.ContainerStat
 	}
 	out := &runtimeapi.ContainerStatusResponse{Status: c.status()}
 	if q.GetVerbose() {
-		b, err := json.Marshal(map[string]any{"sandboxID": c.SandboxID, "dir": c.dir, "cgroup": c.Cgroup})
+		info := map[string]any{"sandboxID": c.SandboxID, "dir": c.dir, "cgroup": c.Cgroup}
+		if out.Status.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			if info["pid"], err = c.pid(); err != nil {
+				return nil, err
+			}
+		}
+		b, err := json.Marshal(info)
 		if err != nil {
 			return nil, err
 		}

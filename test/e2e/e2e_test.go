@@ -92,7 +92,7 @@ func newCluster(dir string, flags ...string) (*cluster, error) {
 		return nil, err
 	}
 	x := &cluster{home: dir, dir: filepath.Join(dir, "d"), bin: filepath.Join(root, "bin"), kubectl: filepath.Join(root, "bin/stock/kubectl"), flags: flags}
-	for _, f := range []string{"peapod", "peapod-keeper", "stock/kubectl"} {
+	for _, f := range []string{"peapod", "peapod-keeper", "stock/kubectl", "stock/crictl"} {
 		if _, err := os.Stat(filepath.Join(x.bin, f)); err != nil {
 			return nil, fmt.Errorf("%w (run the tests with `make test`)", err)
 		}
