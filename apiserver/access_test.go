@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -137,6 +138,7 @@ func TestTokensDieWithTheirObjects(t *testing.T) {
 	}
 	s := review(bound)
 	if !s.Authenticated || s.User.Username != "system:serviceaccount:default:bound" || s.User.UID != string(a.UID) ||
+		!slices.Equal(s.User.Groups, []string{"system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"}) ||
 		s.User.Extra["authentication.kubernetes.io/pod-name"][0] != "bearer" || s.User.Extra["authentication.kubernetes.io/node-name"][0] != "n1" {
 		t.Errorf("review of a bound token: %+v", s)
 	}

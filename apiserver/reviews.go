@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/group"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
@@ -237,7 +238,9 @@ func (s *Server) tokenReview(ctx context.Context, o runtime.Object) error {
 	if len(audiences) == 0 {
 		audiences = authenticator.Audiences{auth.Issuer}
 	}
-	answer, ok, err := s.tokens.AuthenticateToken(authenticator.WithAudiences(ctx, audiences), r.Spec.Token)
+	// Whom requests with the token come from is asked, and they are authenticated.
+	known := group.NewTokenGroupAdder(s.tokens, []string{user.AllAuthenticated})
+	answer, ok, err := known.AuthenticateToken(authenticator.WithAudiences(ctx, audiences), r.Spec.Token)
 	r.Status.Authenticated = ok
 	if err != nil {
 		r.Status.Error = err.Error()
