@@ -40,7 +40,7 @@ func (l CgroupLayout) Kill(ctx context.Context, cgroup string) error {
 // killOnce kills who is there, if frozen while nobody can be born, and waits
 // for their end. Frozen processes die when they are thawed.
 func (l CgroupLayout) killOnce(ctx context.Context, cgroup string, frozen bool) (err error) {
-	if err := l.freeze(cgroup, frozen); err != nil {
+	if err := errors.Join(l.freeze(cgroup, frozen), l.killUnified(cgroup)); err != nil {
 		return err
 	}
 	var dying []*Pidfd
@@ -78,6 +78,26 @@ func (l CgroupLayout) killOnce(ctx context.Context, cgroup string, frozen bool) 
 		}
 	}
 	return nil
+}
+
+// killUnified has the kernel kill who is in a cgroup of v2 or below it, and who
+// is being born there (cgroup.kill, since Linux 5.14). Where it cannot, killOnce
+// can.
+func (l CgroupLayout) killUnified(cgroup string) error {
+	if l.Unified == "" {
+		return nil
+	}
+	f, err := os.OpenFile(filepath.Join(l.Unified, cgroup, "cgroup.kill"), os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString("1")
+		f.Close()
+	}
+	for _, fine := range []error{fs.ErrNotExist, unix.ENODEV, unix.EOPNOTSUPP} {
+		if errors.Is(err, fine) {
+			return nil
+		}
+	}
+	return err
 }
 
 // Thaw lets a cgroup go on that a Kill of ours, or an OCI runtime, left frozen
@@ -119,6 +139,9 @@ func (l CgroupLayout) processes(cgroup string) ([]int, error) {
 			b, err := os.ReadFile(filepath.Join(d, "cgroup.procs"))
 			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 				continue // removed meanwhile
+			}
+			if errors.Is(err, unix.EOPNOTSUPP) {
+				continue // a cgroup of threads, whose processes count where their domain is
 			}
 			if err != nil {
 				return nil, err

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/peapod/peapod/linux"
 )
 
@@ -23,6 +25,14 @@ func TestKillCgroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Run(layout.Mode(), func(t *testing.T) { killCgroup(t, layout) })
+	if layout.Mode() == "hybrid" {
+		// Kill, freezer and removal of v2 need none of its controllers.
+		t.Run("v2", func(t *testing.T) { killCgroup(t, linux.CgroupLayout{Unified: layout.Unified}) })
+	}
+}
+
+func killCgroup(t *testing.T, layout linux.CgroupLayout) {
 	name := fmt.Sprintf("/peapod-kill-test-%d", os.Getpid())
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -80,6 +90,103 @@ func TestKillCgroup(t *testing.T) {
 	// All of it may be repeated.
 	if err := errors.Join(layout.Kill(ctx, name), layout.Remove(ctx, name)); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestKillThreads: a container may have cgroups of threads, of which the kernel
+// does not list processes.
+func TestKillThreads(t *testing.T) {
+	layout, err := linux.Cgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if layout.Unified == "" {
+		t.Skip("no cgroup v2 here")
+	}
+	name := fmt.Sprintf("/peapod-thread-test-%d", os.Getpid())
+	threads := filepath.Join(layout.Unified, name, "threads")
+	if err := os.MkdirAll(threads, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/bin/sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // unless the test has
+		ctx := context.WithoutCancel(t.Context())
+		if err := errors.Join(layout.Kill(ctx, name), layout.Remove(ctx, name)); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, w := range []struct{ file, value string }{{"cgroup.type", "threaded"}, {"cgroup.procs", fmt.Sprint(cmd.Process.Pid)}} {
+		if err := os.WriteFile(filepath.Join(threads, w.file), []byte(w.value), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.ReadFile(filepath.Join(threads, "cgroup.procs")); !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Fatalf("the kernel lists the processes of a cgroup of threads: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := layout.Kill(ctx, name); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		t.Error("it lives on")
+	}
+}
+
+// TestThawUnified: Thaw lets a process go on that an OCI runtime has left
+// frozen.
+func TestThawUnified(t *testing.T) {
+	layout, err := linux.Cgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if layout.Unified == "" {
+		t.Skip("no cgroup v2 here")
+	}
+	layout = linux.CgroupLayout{Unified: layout.Unified}
+	name := fmt.Sprintf("/peapod-thaw-test-%d", os.Getpid())
+	dir := filepath.Join(layout.Unified, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		if err := errors.Join(layout.Kill(ctx, name), layout.Remove(ctx, name)); err != nil {
+			t.Error(err)
+		}
+	})
+	cmd := exec.Command("/bin/sh", "-c", "read go; exit 7")
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for _, w := range []struct{ file, value string }{{"cgroup.procs", fmt.Sprint(cmd.Process.Pid)}, {"cgroup.freeze", "1"}} {
+		if err := os.WriteFile(filepath.Join(dir, w.file), []byte(w.value), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := in.Write([]byte("\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := layout.Thaw(name); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
+	if code := cmd.ProcessState.ExitCode(); code != 7 {
+		t.Errorf("it ended with %d", code)
 	}
 }
 
