@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -30,6 +32,9 @@ const cpuPeriod = 100_000
 type cgroups struct {
 	root   string
 	layout linux.CgroupLayout
+
+	mu        sync.Mutex          // guards the field below
+	burstable map[types.UID]int64 // milli-CPUs that each Burstable Pod asks for
 }
 
 func newCgroups(root string) (*cgroups, error) {
@@ -51,24 +56,25 @@ func (g *cgroups) path(p *corev1.Pod) string {
 	return filepath.Join("/", g.root, "kubepods", class, "pod"+string(p.UID))
 }
 
-// controllers are those whose hierarchy a Pod's cgroup is made in.
+// controllers are those whose v1 hierarchies a Pod's cgroup is made in.
 func controllers() []string { return []string{"cpu", "cpuacct", "memory", "pids"} }
+
+// delegated are those that v2's cgroups hand down to Pods, as far as the
+// machine has them: kubelets', and io, by which containers are measured.
+func delegated() []string { return []string{"cpu", "cpuset", "hugetlb", "io", "memory", "pids"} }
 
 // make makes the Pod's cgroup and its limits: its own, or the sums of its
 // containers'.
 func (g *cgroups) make(p *corev1.Pod) error {
 	path := g.path(p)
-	for _, c := range controllers() {
-		dir := g.layout.Path(c, path)
-		if dir == "" {
-			continue
-		}
-		if err := g.mkdir(c, path); err != nil {
-			return fmt.Errorf("cannot make cgroup %s: %w", path, err)
-		}
+	if err := g.mkdir(path); err != nil {
+		return fmt.Errorf("cannot make cgroup %s: %w", path, err)
+	}
+	if err := g.weigh(p); err != nil {
+		return err
 	}
 	req := resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})
-	if err := g.set("cpu", path, "cpu.shares", "cpu.weight", shares(req.Cpu().MilliValue()), weight); err != nil {
+	if err := g.setShares(path, req.Cpu().MilliValue()); err != nil {
 		return err
 	}
 	lim := resourcehelper.PodLimits(p, resourcehelper.PodResourcesOptions{})
@@ -83,24 +89,102 @@ func (g *cgroups) make(p *corev1.Pod) error {
 	return nil
 }
 
-// mkdir makes a cgroup and its parents; on v2 each parent hands its
-// controllers down.
-func (g *cgroups) mkdir(controller, path string) error {
-	at := ""
-	for _, part := range strings.Split(strings.Trim(path, "/"), "/") {
-		if g.layout.V2() {
-			file := filepath.Join(g.layout.Path("", at), "cgroup.subtree_control")
-			for _, c := range []string{"+cpu", "+memory", "+pids", "+io", "+cpuset"} {
-				// A controller the machine lacks is refused, and not needed.
-				_ = os.WriteFile(file, []byte(c), 0)
+// weigh gives the class of a Pod its weight beside Guaranteed Pods: as little as
+// can be for BestEffort, what its Pods ask for together for Burstable.
+func (g *cgroups) weigh(p *corev1.Pod) error {
+	switch pod.QOS(p) {
+	case corev1.PodQOSBestEffort:
+		return g.setShares(filepath.Dir(g.path(p)), 0)
+	case corev1.PodQOSBurstable:
+		req := resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.burstable == nil {
+			g.burstable = map[types.UID]int64{}
+		}
+		g.burstable[p.UID] = req.Cpu().MilliValue()
+		return g.weighBurstable()
+	}
+	return nil
+}
+
+// lighten takes a Pod from the weight of its class.
+func (g *cgroups) lighten(uid types.UID) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, counted := g.burstable[uid]; !counted {
+		return nil
+	}
+	delete(g.burstable, uid)
+	return g.weighBurstable()
+}
+
+// weighBurstable needs mu.
+func (g *cgroups) weighBurstable() error {
+	var milli int64
+	for _, n := range g.burstable {
+		milli += n
+	}
+	return g.setShares(filepath.Join("/", g.root, "kubepods", "burstable"), milli)
+}
+
+// mkdir makes a cgroup and its parents, in every v1 hierarchy or in v2, where
+// each parent hands its controllers down.
+func (g *cgroups) mkdir(path string) error {
+	if !g.layout.V2() {
+		for _, c := range controllers() {
+			if dir := g.layout.Path(c, path); dir != "" {
+				if err := os.MkdirAll(dir, 0o755); err != nil {
+					return err
+				}
 			}
 		}
-		at += "/" + part
-		if err := os.Mkdir(g.layout.Path(controller, at), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	dir := g.layout.Path("", "/")
+	for part := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+		if err := g.delegate(dir); err != nil {
+			return err
+		}
+		dir = filepath.Join(dir, part)
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
 	}
 	return nil
+}
+
+// delegate hands the controllers of a v2 cgroup to those below it.
+func (g *cgroups) delegate(dir string) error {
+	have, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "cgroup.subtree_control")
+	handed, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var missing []string
+	for _, c := range delegated() {
+		switch {
+		case slices.Contains(strings.Fields(string(handed)), c):
+		case slices.Contains(strings.Fields(string(have)), c):
+			if err := os.WriteFile(file, []byte("+"+c), 0); err != nil {
+				return fmt.Errorf("controller %s cannot be handed down: %w", c, err)
+			}
+		case slices.Contains(g.layout.UnifiedControllers, c):
+			missing = append(missing, c)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("cgroup %q has some missing controllers: %v", dir, strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+func (g *cgroups) setShares(path string, milli int64) error {
+	return g.set("cpu", path, "cpu.shares", "cpu.weight", shares(milli), weight)
 }
 
 // set writes a limit under its v1 or v2 name.
@@ -164,7 +248,7 @@ func (g *cgroups) remove(p *corev1.Pod) error {
 			}
 		}
 	}
-	return nil
+	return g.lighten(p.UID)
 }
 
 // limited tells whether the Pod as a whole has a limit: one of its own

@@ -205,7 +205,7 @@ func (a *Agent) containerConfig(ctx context.Context, p *corev1.Pod, sb *podSandb
 			annotationMessage: c.TerminationMessagePath, annotationPolicy: string(c.TerminationMessagePolicy),
 			annotationMessageDir: a.messageFile(p.UID, c.Name, attempt),
 		},
-		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: security, Resources: resourcesOf(p, c, a.node.memory())},
+		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: security, Resources: resourcesOf(p, c, a.node.memory(), a.cgroups.layout.V2())},
 	}
 	for k, v := range env {
 		config.Envs = append(config.Envs, &runtimeapi.KeyValue{Key: k, Value: []byte(v)})

@@ -12,8 +12,9 @@ import (
 )
 
 // resourcesOf are a container's limits in the kernel's units; what it does not
-// limit itself, the Pod's own limits do (KEP-2837).
-func resourcesOf(p *corev1.Pod, c *corev1.Container, capacity int64) *runtimeapi.LinuxContainerResources {
+// limit itself, the Pod's own limits do (KEP-2837). On cgroup v2 a container that
+// is out of memory is killed whole, not one of its processes.
+func resourcesOf(p *corev1.Pod, c *corev1.Container, capacity int64, v2 bool) *runtimeapi.LinuxContainerResources {
 	cpu, memory := c.Resources.Limits.Cpu(), c.Resources.Limits.Memory()
 	if whole := p.Spec.Resources; whole != nil {
 		if cpu.IsZero() {
@@ -30,6 +31,9 @@ func resourcesOf(p *corev1.Pod, c *corev1.Container, capacity int64) *runtimeapi
 	out := linuxResources(request, cpu, memory)
 	out.OomScoreAdj = oomScore(p, c, capacity)
 	out.MemorySwapLimitInBytes = out.MemoryLimitInBytes // no swap beyond memory
+	if v2 {
+		out.Unified = map[string]string{"memory.oom.group": "1"}
+	}
 	return out
 }
 
