@@ -229,6 +229,9 @@ func annotateEnd(out map[string]string, p *corev1.Pod, c *corev1.Container) erro
 	if g := p.Spec.TerminationGracePeriodSeconds; g != nil {
 		out[annotationGrace] = strconv.FormatInt(*g, 10)
 	}
+	if rank := stopOrder(p)[c.Name]; rank > 0 {
+		out[annotationOrder] = strconv.Itoa(rank)
+	}
 	write := func(name string, value any) error {
 		b, err := json.Marshal(value)
 		out[name] = string(b)

@@ -33,6 +33,7 @@ const (
 	annotationDeletionGrace = "io.kubernetes.pod.deletionGracePeriod"
 	annotationPreStop       = "io.kubernetes.container.preStopHandler"
 	annotationMessageDir    = "peapod.dev/termination-log"
+	annotationOrder         = "peapod.dev/stop-order"
 )
 
 // instance is one container the runtime has.

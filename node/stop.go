@@ -36,7 +36,7 @@ type stopper struct {
 	forced   bool          // no time for hooks or turns
 	changed  chan struct{} // closed and replaced at each change
 
-	// ended is used by the actor's goroutine alone: closed per container.
+	// ended is used by one goroutine alone: closed per instance.
 	ended map[string]chan struct{}
 }
 
@@ -71,11 +71,22 @@ func (s *stopper) look() (deadline time.Time, forced bool, changed <-chan struct
 }
 
 // end is the channel that tells of a container's end.
-func (s *stopper) end(name string) chan struct{} {
-	if s.ended[name] == nil {
-		s.ended[name] = make(chan struct{})
+func (s *stopper) end(id string) chan struct{} {
+	if s.ended[id] == nil {
+		s.ended[id] = make(chan struct{})
 	}
-	return s.ended[name]
+	return s.ended[id]
+}
+
+// before are the ends that the stop signal of an instance waits for: of those
+// that run and rank lower.
+func (s *stopper) before(i *instance, have *observed, order map[string]int) (out []<-chan struct{}) {
+	for other := range have.live() {
+		if order[other.name] < order[i.name] {
+			out = append(out, s.end(other.id))
+		}
+	}
+	return out
 }
 
 // stopContainers ends every running container beside the others; sidecars wait
@@ -93,14 +104,8 @@ func (x *actor) stopContainers(ctx context.Context, p *corev1.Pod, have *observe
 	}
 	s, order := x.stopper, stopOrder(p)
 	for i := range have.live() {
-		ended := s.end(i.name)
-		var before []<-chan struct{}
-		for other, rank := range order {
-			if l := have.latest(other); rank < order[i.name] && l != nil && l.running() {
-				before = append(before, s.end(other))
-			}
-		}
-		x.stop(ctx, p, i, s, before, "Stopping container "+i.name, func() {
+		ended := s.end(i.id)
+		x.stop(ctx, p, i, s, s.before(i, have, order), "Stopping container "+i.name, func() {
 			select {
 			case <-ended:
 			default:
@@ -296,35 +301,57 @@ func (i *instance) definition() *corev1.Container {
 	return c
 }
 
-// endSandbox ends one Pod without the API, from what its containers' own
-// annotations say.
+// grace is the time its Pod gave it when it was made.
+func (i *instance) grace() time.Duration {
+	n, err := strconv.ParseInt(i.annotations[annotationGrace], 10, 64)
+	if err != nil {
+		return defaultGrace
+	}
+	return time.Duration(n) * time.Second
+}
+
+// rank is its place among those that are stopped (stopOrder); none is zero.
+func (i *instance) rank() int {
+	n, err := strconv.Atoi(i.annotations[annotationOrder])
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// endSandbox ends one Pod without the API, by the same law, from what its
+// containers' own annotations say.
 func (a *Agent) endSandbox(ctx context.Context, sb *runtimeapi.PodSandbox, limit time.Duration) error {
 	p := podOfSandbox(sb)
 	have, err := a.observe(ctx, p.UID)
 	if err != nil {
 		return err
 	}
+	var grace time.Duration
+	order := map[string]int{}
+	for i := range have.live() {
+		grace, order[i.name] = max(grace, i.grace()), i.rank()
+	}
+	if limit > 0 {
+		grace = min(grace, limit)
+	}
+	s := newStopper(a.cfg.Now(), &ending{grace: grace})
 	var all sync.WaitGroup
-	var mu sync.Mutex
+	var mu sync.Mutex // guards errs
 	var errs []error
 	for i := range have.live() {
 		if i.sandbox != sb.Id {
 			continue
 		}
-		grace := defaultGrace
-		if n, err := strconv.ParseInt(i.annotations[annotationGrace], 10, 64); err == nil {
-			grace = time.Duration(n) * time.Second
-		}
-		if limit > 0 {
-			grace = min(grace, limit)
-		}
+		before, ended := s.before(i, have, order), s.end(i.id)
 		all.Go(func() {
-			s := newStopper(a.cfg.Now(), &ending{grace: grace})
-			if err := a.stopContainer(ctx, p, i, s, nil, "", func(string, string, string) {}); err != nil {
+			if err := a.stopContainer(ctx, p, i, s, before, "", func(string, string, string) {}); err != nil {
 				mu.Lock()
 				errs = append(errs, fmt.Errorf("cannot end container %s of pod %s: %w", i.name, key(p), err))
 				mu.Unlock()
+				return
 			}
+			close(ended)
 		})
 	}
 	all.Wait()

@@ -261,3 +261,51 @@ func TestFinalizer(t *testing.T) {
 		w.empty()
 	})
 }
+
+// TestTerminateAll: without an API it is the same law: hooks, sidecars in
+// reverse after the main containers, one grace for all, and a limit to it.
+func TestTerminateAll(t *testing.T) {
+	with := func(p *corev1.Pod, list ...corev1.Container) *corev1.Pod {
+		p.Spec.InitContainers = list
+		return p
+	}
+	stubborn, main := program{onTerm: -1}, corev1.Container{Name: "a"}
+	for name, tt := range map[string]struct {
+		pod      *corev1.Pod
+		programs map[string]program
+		limit    time.Duration
+		want     []string
+	}{
+		"sidecars in reverse after the main ones": {
+			pod:      with(podOf("p", 20, withPreStop(main, "bye")), sidecar("s1"), sidecar("s2")),
+			programs: map[string]program{"a": {onTerm: 3 * time.Second, exec: takes(time.Second, 0)}, "s1": {onTerm: time.Second}, "s2": {onTerm: 2 * time.Second}},
+			want:     []string{"1000 exec a bye", "2000 TERM a", "5000 end a 0", "5000 TERM s2", "7000 end s2 0", "7000 TERM s1", "8000 end s1 0"},
+		},
+		"the grace is shared": {
+			pod:      with(podOf("p", 5, main), sidecar("s")),
+			programs: map[string]program{"a": stubborn, "s": stubborn},
+			want:     []string{"1000 TERM a", "6000 KILL a", "6000 end a 137", "6000 TERM s", "8000 KILL s", "8000 end s 137"},
+		},
+		"a limit": {
+			pod:      with(podOf("p", 60, withPreStop(main, "bye")), sidecar("s")),
+			programs: map[string]program{"a": {onTerm: -1, exec: takes(time.Hour, 0)}, "s": {}}, limit: 3 * time.Second,
+			want: []string{"1000 exec a bye", "4000 TERM a", "4000 TERM s", "4000 end s 0", "6000 KILL a", "6000 end a 137"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.cri.programs = tt.programs
+				w.create(tt.pod)
+				w.pass(time.Second)
+				w.kill()
+				if err := w.agent.TerminateAll(context.Background(), tt.limit); err != nil {
+					t.Error(err)
+				}
+				w.wantTimes(w.about(signals...), tt.want...)
+				if n := len(w.cri.sandboxes) + len(w.cri.containers); n > 0 {
+					t.Errorf("%d sandboxes and containers are left", n)
+				}
+			})
+		})
+	}
+}
