@@ -492,3 +492,32 @@ func TestIdle(t *testing.T) {
 		})
 	})
 }
+
+// TestToldOnce: what no status has room for is an event, once for each Pod: that
+// output may be lost, that nobody knows how containers ended.
+func TestToldOnce(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.create(podOf("p", 30, corev1.Container{Name: "a"}, corev1.Container{Name: "b"}))
+		w.pass(time.Second)
+		w.setCRI(func(f *fakeCRI) {
+			for _, c := range f.containers {
+				c.status.Reason, c.status.Message = "OutputMayBeLost", "the keeper was killed"
+			}
+		})
+		w.agent.wakeAll()
+		w.pass(time.Second)
+		w.setCRI(func(f *fakeCRI) {
+			for _, c := range f.containers {
+				f.end(c, 255)
+				c.status.Reason, c.status.Message = "Unknown", "nobody saw it"
+			}
+		})
+		w.pass(time.Second)
+		w.restart()
+		w.pass(time.Minute)
+		w.want(w.about("event Warning"), "1000 event Warning OutputMayBeLost: the keeper was killed", "2000 event Warning ContainerStatusUnknown: It is not known how containers [a b] ended: nobody saw it")
+		if s := w.get("uid-p").Status.ContainerStatuses; len(s) != 2 || s[0].RestartCount != 1 || s[0].LastTerminationState.Terminated.Reason != "Unknown" || s[0].LastTerminationState.Terminated.Message != "nobody saw it" {
+			t.Errorf("status is %+v", s)
+		}
+	})
+}

@@ -46,6 +46,7 @@ type memory struct {
 	stopped  map[string]bool    // its stop was reported done
 	messages map[string]string  // what it left to say
 
+	told    map[string]bool // reasons of events that are told once
 	outcome *outcome
 }
 
@@ -89,7 +90,7 @@ type waiting struct{ reason, message string }
 func newMemory() memory {
 	return memory{
 		backOffs: map[string]*backOff{}, holds: map[string]*hold{}, waiting: map[string]waiting{}, starting: map[string]bool{},
-		results: map[string]probeResult{}, failed: map[string]failure{}, hooking: map[string]bool{}, stopped: map[string]bool{}, messages: map[string]string{},
+		results: map[string]probeResult{}, failed: map[string]failure{}, hooking: map[string]bool{}, stopped: map[string]bool{}, messages: map[string]string{}, told: map[string]bool{},
 	}
 }
 

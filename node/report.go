@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -58,17 +60,54 @@ func (x *actor) patch(ctx context.Context, p *corev1.Pod, st corev1.PodStatus) (
 	return x.agent.cfg.Client.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 }
 
-// learn takes in what an observation tells once: termination messages, and
-// what the API remembers of instances this agent has not seen before.
+// learn takes in what an observation tells once: termination messages, what
+// the API remembers of instances this agent has not seen before, and what a
+// runtime has to say that no status has room for.
 func (x *actor) learn(p *corev1.Pod, have *observed) {
 	x.mem.forget(have)
 	x.mem.recall(p, have)
+	var unknown []*instance
 	for _, list := range have.containers {
 		for _, i := range list {
-			if _, known := x.mem.messages[i.id]; !known && i.exited() {
-				x.mem.messages[i.id] = terminationMessage(i)
+			if i.running() && i.reason != "" {
+				x.tellOnce(p, i.reason, "%s", i.message)
+			}
+			if _, known := x.mem.messages[i.id]; known || !i.exited() {
+				continue
+			}
+			x.mem.messages[i.id] = terminationMessage(i)
+			if i.reason == reasonUnknown && !x.mem.reported(p, i) {
+				unknown = append(unknown, i)
 			}
 		}
+	}
+	if len(unknown) > 0 {
+		slices.SortFunc(unknown, func(a, b *instance) int { return strings.Compare(a.name, b.name) })
+		var names []string
+		for _, i := range unknown {
+			names = append(names, i.name)
+		}
+		x.tellOnce(p, statusUnknown, "It is not known how containers %s ended: %s", names, unknown[0].message)
+	}
+}
+
+// reasonUnknown is what runtimes say of an end that they could not see.
+const reasonUnknown = "Unknown"
+
+// reported says whether the API knows of an instance's end: then the agent
+// that wrote it has told.
+func (m *memory) reported(p *corev1.Pod, i *instance) bool {
+	s := statusOf(p, i.name)
+	return s != nil && slices.ContainsFunc([]corev1.ContainerState{s.State, s.LastTerminationState}, func(st corev1.ContainerState) bool {
+		return st.Terminated != nil && st.Terminated.ContainerID == m.containerID(i)
+	})
+}
+
+// tellOnce is for what concerns a whole Pod and does not change.
+func (x *actor) tellOnce(p *corev1.Pod, reason, format string, args ...any) {
+	if !x.mem.told[reason] {
+		x.mem.told[reason] = true
+		x.event(p, corev1.EventTypeWarning, reason, format, args...)
 	}
 }
 

@@ -66,6 +66,7 @@ type container struct {
 	exit   *keeper.Exit
 	signal bool // the stop signal was sent
 	clean  bool // nothing of it is left but its folder
+	bereft bool // its keeper was killed while it ran
 }
 
 func newContainer(dir string, config *runtimeapi.ContainerConfig) *container {

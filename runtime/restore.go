@@ -25,6 +25,8 @@ import (
 type past struct {
 	kept     map[string]keeper.State
 	rebooted bool
+	// another: the keeper is not the one of before, which was killed.
+	another bool
 	// launched are the containers that OCI runtimes have something of.
 	launched map[string]bool
 }
@@ -39,6 +41,9 @@ func (r *Runtime) restore(ctx context.Context) error {
 	}
 	was, err := os.ReadFile(filepath.Join(r.cfg.Dir, "boot"))
 	find := past{kept: map[string]keeper.State{}, launched: map[string]bool{}, rebooted: err == nil && string(was) != boot}
+	self := fmt.Sprint(r.cfg.Keeper.Process())
+	last, err := os.ReadFile(filepath.Join(r.cfg.Dir, "keeper"))
+	find.another = err == nil && string(last) != self && !find.rebooted
 	states, err := r.cfg.Keeper.List(ctx)
 	if err != nil {
 		return err
@@ -69,6 +74,9 @@ func (r *Runtime) restore(ctx context.Context) error {
 		live[id] = p.ready()
 	}
 	if err := r.cfg.Network.Keep(ctx, live); err != nil {
+		return err
+	}
+	if err := linux.WriteFile(filepath.Join(r.cfg.Dir, "keeper"), []byte(self), 0o600); err != nil {
 		return err
 	}
 	return linux.WriteFile(filepath.Join(r.cfg.Dir, "boot"), []byte(boot), 0o600)
@@ -267,6 +275,7 @@ func (r *Runtime) restoreContainer(ctx context.Context, c *container, find past)
 		c.Started = now()
 		return c.save()
 	case known:
+		c.bereft = find.another
 		return nil // its end, if it has ended, is told in Run
 	case c.Started.IsZero():
 		// Never started, or not to the end: then it is as if it never was.

@@ -4,6 +4,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/image"
@@ -276,6 +278,46 @@ func TestRestart(t *testing.T) {
 	}
 	if s := b.wait(t, ends); s.ExitCode != 7 {
 		t.Errorf("exit code %d of what ended meanwhile, want 7", s.ExitCode)
+	}
+}
+
+// TestKeeperIsKilled: what runs on without its keeper says so, until the next
+// start that finds the same keeper.
+func TestKeeperIsKilled(t *testing.T) {
+	b := newBench(t)
+	_, old := b.start(t, "old", "sleep 1000")
+	reason := func(id string) string {
+		t.Helper()
+		s, err := b.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id})
+		if err != nil || s.Status.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+			t.Fatalf("%v, %v", s, err)
+		}
+		return s.Status.Reason
+	}
+	b.stop()
+	b.open(t)
+	if got := reason(old); got != "" {
+		t.Errorf("after a restart it says %q", got)
+	}
+	k := b.cfg.Keeper.Process()
+	b.stop()
+	fd, err := linux.OpenPidfd(k.Pid, k.StartTicks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fd.Close()
+	if err := errors.Join(unix.Kill(k.Pid, unix.SIGKILL), fd.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	b.open(t)
+	_, fresh := b.start(t, "fresh", "sleep 1000")
+	if got := reason(old) + reason(fresh); got != "OutputMayBeLost" {
+		t.Errorf("after the keeper's end they say %q", got)
+	}
+	b.stop()
+	b.open(t)
+	if got := reason(old); got != "" {
+		t.Errorf("after another restart it says %q", got)
 	}
 }
 

@@ -113,6 +113,8 @@ func (c *container) status() *runtimeapi.ContainerStatus {
 		s.StartedAt = c.Started.UnixNano()
 	}
 	switch {
+	case state == runtimeapi.ContainerState_CONTAINER_RUNNING && c.bereft:
+		s.Reason, s.Message = "OutputMayBeLost", "The keeper of containers was killed: the last output before that may be missing from the log"
 	case c.StartError != "":
 		s.ExitCode, s.Reason, s.Message, s.FinishedAt = 128, "StartError", c.StartError, c.Finished.UnixNano()
 	case c.exit != nil:

@@ -295,7 +295,8 @@ spec:
 }
 
 // TestKeeperIsKilled: the keeper dies. The Pod goes on; when it ends, its
-// status says how, or that it cannot be known, and it is restarted.
+// status says how, or that it cannot be known, and it is restarted. An event of
+// the Pod says what may be missing, once.
 func TestKeeperIsKilled(t *testing.T) {
 	x := second(t, nil)
 	if out, err := x.run(t, "", "run", "kept", "--image="+image, "--grace-period=1", "--command", "--", "sh", "-c", "trap 'exit 7' TERM; while :; do usleep 20000; done"); err != nil {
@@ -327,6 +328,18 @@ func TestKeeperIsKilled(t *testing.T) {
 	if now, _ := x.run(t, "", "get", "pod", "kept", "-o", state); now != before {
 		t.Errorf("the pod was %s and is %s", before, now)
 	}
+	told := func(reason string) int {
+		t.Helper()
+		out, err := x.run(t, "", "get", "events", "--field-selector", "involvedObject.name=kept,reason="+reason, "-o", "jsonpath={range .items[*]}{.count},{end}")
+		if err != nil {
+			t.Fatalf("%v %s", err, out)
+		}
+		return strings.Count(out, "1,")
+	}
+	eventually(t, "an event says that output may be lost", func() bool { return told("OutputMayBeLost") == 1 })
+	if out, err := x.run(t, "", "describe", "pod", "kept"); err != nil || !strings.Contains(out, "The keeper of containers was killed: the last output before that may be missing from the log") {
+		t.Errorf("describe says %s, %v", out, err)
+	}
 	// Its exit code is known where the kernel tells it to others than the
 	// parent (6.15); elsewhere it is said that it is not.
 	if err := syscall.Kill(mainProcess(t, types.UID(uid)), syscall.SIGTERM); err != nil {
@@ -338,5 +351,13 @@ func TestKeeperIsKilled(t *testing.T) {
 	last, _ := x.run(t, "", "get", "pod", "kept", "-o", "jsonpath={.status.containerStatuses[0].lastState.terminated}")
 	if !strings.Contains(last, `"exitCode":7`) && !(strings.Contains(last, `"exitCode":255`) && strings.Contains(last, `"message":"`)) {
 		t.Errorf("the last state is %s", last)
+	}
+	unknown := 0
+	if strings.Contains(last, `"exitCode":255`) {
+		unknown = 1
+	}
+	eventually(t, "an event says that its end is not known, if so", func() bool { return told("ContainerStatusUnknown") == unknown })
+	if n := told("OutputMayBeLost"); n != 1 {
+		t.Errorf("it is told %d times that output may be lost", n)
 	}
 }
