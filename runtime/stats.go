@@ -26,6 +26,7 @@ func (r *Runtime) readCounter(controller, cgroup, file, key string) (uint64, boo
 	}
 	text := strings.TrimSpace(string(b))
 	if key != "" {
+		text = ""
 		for line := range strings.Lines(string(b)) {
 			if v, ok := strings.CutPrefix(strings.TrimSpace(line), key+" "); ok {
 				text = v
@@ -42,29 +43,59 @@ func (r *Runtime) stats(c *container) *runtimeapi.ContainerStats {
 	config := c.config
 	c.mu.Unlock()
 	out := &runtimeapi.ContainerStats{Attributes: &runtimeapi.ContainerAttributes{Id: c.ID, Metadata: config.Metadata, Labels: config.Labels, Annotations: config.Annotations}}
-	var cpu, memory, inactive uint64
-	var okCPU, okMemory bool
-	if r.host.Cgroups.V2() {
-		cpu, okCPU = r.readCounter("cpu", c.Cgroup, "cpu.stat", "usage_usec")
-		cpu *= 1000
-		memory, okMemory = r.readCounter("memory", c.Cgroup, "memory.current", "")
-		inactive, _ = r.readCounter("memory", c.Cgroup, "memory.stat", "inactive_file")
-	} else {
-		cpu, okCPU = r.readCounter("cpuacct", c.Cgroup, "cpuacct.usage", "")
-		memory, okMemory = r.readCounter("memory", c.Cgroup, "memory.usage_in_bytes", "")
-		inactive, _ = r.readCounter("memory", c.Cgroup, "memory.stat", "total_inactive_file")
-	}
-	if okCPU {
-		out.Cpu = &runtimeapi.CpuUsage{Timestamp: at, UsageCoreNanoSeconds: &runtimeapi.UInt64Value{Value: cpu}}
-	}
-	if okMemory {
-		out.Memory = &runtimeapi.MemoryUsage{Timestamp: at, UsageBytes: &runtimeapi.UInt64Value{Value: memory}, WorkingSetBytes: &runtimeapi.UInt64Value{Value: memory - min(inactive, memory)}}
-	}
+	out.Cpu, out.Memory = r.cpuUsage(c.Cgroup, at), r.memoryUsage(c.Cgroup, at)
 	if n, files, err := diskUsage(filepath.Join(c.dir, "upper")); err == nil {
 		out.WritableLayer = &runtimeapi.FilesystemUsage{
 			Timestamp: at, FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: r.cfg.Dir},
 			UsedBytes: &runtimeapi.UInt64Value{Value: n}, InodesUsed: &runtimeapi.UInt64Value{Value: files},
 		}
+	}
+	return out
+}
+
+// cpuUsage is nil for a cgroup that is gone.
+func (r *Runtime) cpuUsage(cgroup string, at int64) *runtimeapi.CpuUsage {
+	n, ok := r.readCounter("cpuacct", cgroup, "cpuacct.usage", "")
+	if r.host.Cgroups.V2() {
+		n, ok = r.readCounter("cpu", cgroup, "cpu.stat", "usage_usec")
+		n *= 1000
+	}
+	if !ok {
+		return nil
+	}
+	return &runtimeapi.CpuUsage{Timestamp: at, UsageCoreNanoSeconds: &runtimeapi.UInt64Value{Value: n}}
+}
+
+// memoryUsage is nil for a cgroup that is gone. The working set is what the
+// kernel cannot take back by forgetting files, as kubelets count it; available
+// is what is left of a limit.
+func (r *Runtime) memoryUsage(cgroup string, at int64) *runtimeapi.MemoryUsage {
+	names := struct{ usage, limit, inactive, rss, faults, major string }{
+		"memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file", "total_rss", "total_pgfault", "total_pgmajfault"}
+	if r.host.Cgroups.V2() {
+		names.usage, names.limit = "memory.current", "memory.max"
+		names.inactive, names.rss, names.faults, names.major = "inactive_file", "anon", "pgfault", "pgmajfault"
+	}
+	usage, ok := r.readCounter("memory", cgroup, names.usage, "")
+	if !ok {
+		return nil
+	}
+	stat := func(key string) *runtimeapi.UInt64Value {
+		n, ok := r.readCounter("memory", cgroup, "memory.stat", key)
+		if !ok {
+			return nil
+		}
+		return &runtimeapi.UInt64Value{Value: n}
+	}
+	work := usage - min(stat(names.inactive).GetValue(), usage)
+	out := &runtimeapi.MemoryUsage{
+		Timestamp: at, UsageBytes: &runtimeapi.UInt64Value{Value: usage}, WorkingSetBytes: &runtimeapi.UInt64Value{Value: work},
+		RssBytes: stat(names.rss), PageFaults: stat(names.faults), MajorPageFaults: stat(names.major),
+	}
+	// No limit is "max" on v2, and on v1 more than anybody has.
+	const unlimited = 1 << 62
+	if limit, ok := r.readCounter("memory", cgroup, names.limit, ""); ok && limit < unlimited {
+		out.AvailableBytes = &runtimeapi.UInt64Value{Value: limit - min(work, limit)}
 	}
 	return out
 }

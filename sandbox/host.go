@@ -55,13 +55,17 @@ func exists(path string) bool {
 }
 
 // swapLimit looks for the file of the limit. In v2 the root has none, so it
-// is looked for in the cgroups below.
+// is looked for in the cgroups below. Where none of these has memory's files
+// yet, the kernel counts swap if it can swap.
 func swapLimit(l linux.CgroupLayout) bool {
 	if !l.V2() {
 		return exists(l.Path("memory", "memory.memsw.limit_in_bytes"))
 	}
-	found, err := filepath.Glob(filepath.Join(l.Unified, "*", "memory.swap.max"))
-	return err == nil && len(found) > 0
+	below := func(name string) bool {
+		found, err := filepath.Glob(filepath.Join(l.Unified, "*", name))
+		return err == nil && len(found) > 0
+	}
+	return below("memory.swap.max") || !below("memory.max") && exists("/proc/swaps")
 }
 
 // PrepareMounts makes the mounts of a container ready for Spec and returns
