@@ -85,7 +85,14 @@ func Busybox(program string) ([]Entry, error) {
 		Entry{Path: "/tmp", Dir: true, Mode: 0o1777},
 		Entry{Path: "/etc/passwd", Data: []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"), Mode: 0o644},
 		Entry{Path: "/etc/group", Data: []byte("root:x:0:\nnogroup:x:65534:\n"), Mode: 0o644})
-	for _, a := range strings.Fields("sh cat ls echo sleep true false date env id hostname mkdir rm cp mv touch head tail tee grep sed awk wc sort cut tr ps kill killall nc wget httpd ip ping nslookup test seq dd stat chmod chown ln readlink mount umount mktemp printf sync find xargs tar gzip gunzip vi top free df du uname whoami trap stty tty timeout ipcs ipcrm md5sum sha256sum od hexdump mknod nproc usleep setsid ifconfig route netstat telnet realpath dirname basename yes") {
+	applets, err := exec.Command(program, "--list").Output()
+	if err != nil {
+		return nil, fmt.Errorf("cannot pack image: %s --list: %w", program, err)
+	}
+	for _, a := range strings.Fields(string(applets)) {
+		if a == "busybox" {
+			continue
+		}
 		out = append(out, Entry{Path: "/bin/" + a, Link: "busybox"})
 	}
 	return out, nil

@@ -60,6 +60,16 @@ func run(args []string) error {
 		entries = append(entries, program...)
 		return err
 	})
+	f.Func("setuid", "a program that runs as its owner, root, as /path/inside=FILE", func(s string) error {
+		inside, outside, ok := strings.Cut(s, "=")
+		if !ok {
+			return fmt.Errorf("%q is not /path/inside=FILE", s)
+		}
+		e, err := imagefile.File(inside, outside)
+		e.Mode |= 0o4000
+		entries = append(entries, e)
+		return err
+	})
 	if err := f.Parse(args); err != nil {
 		return err
 	}
