@@ -6,14 +6,17 @@
 package controller
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/go-logr/logr"
 	"k8s.io/client-go/kubernetes"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -52,10 +55,24 @@ func Add(m manager.Manager, c Config) error {
 		return fmt.Errorf("cannot index the Pods by their controllers: %w", err)
 	}
 	c.all = newEverything(m, c)
-	for _, add := range []func(manager.Manager, Config) error{addReplicaSet, addReplicationController, addServiceAccount, addRootCA, addNamespace, addEndpoints, addGarbage, addPodGC} {
+	for _, add := range []func(manager.Manager, Config) error{addReplicaSet, addReplicationController, addServiceAccount, addRootCA, addNamespace, addEndpoints, addEndpointSlices, addMirroring, addGarbage, addPodGC} {
 		if err := add(m, c); err != nil {
 			return fmt.Errorf("cannot add controller: %w", err)
 		}
 	}
 	return nil
+}
+
+// informerOf is the cache's store of a kind itself, for what the cache does not
+// answer.
+func informerOf(m manager.Manager, o client.Object) (toolscache.SharedIndexInformer, error) {
+	found, err := m.GetCache().GetInformer(context.Background(), o, cache.BlockUntilSynced(false))
+	if err != nil {
+		return nil, err
+	}
+	informer, ok := found.(toolscache.SharedIndexInformer)
+	if !ok {
+		return nil, fmt.Errorf("cannot look into the cache of %T, a %T", o, found)
+	}
+	return informer, nil
 }

@@ -4,192 +4,228 @@ package controller
 
 import (
 	"context"
-	"fmt"
-	"slices"
-	"strings"
+	"maps"
+	"net/netip"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/utils/ptr"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/endpointslice"
+	"k8s.io/endpointslice/util"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/peapod/peapod/api/pod"
 )
 
-// endpoints keeps the Endpoints and the EndpointSlice of each Service that has
-// a selector: the addresses of its Pods. A Pod that is ending leaves the
-// Endpoints at once, and stays in the slice as not ready and terminating until
-// it is gone (KEP-1672).
-type endpoints struct{ client client.Client }
+// The label that tells who keeps Endpoints, and this controller's name.
+const (
+	endpointsManagedBy = "endpoints.kubernetes.io/managed-by"
+	endpointController = "endpoint-controller"
+)
+
+// endpoints keeps the Endpoints of each Service that has a selector: the
+// addresses of its Pods. A Pod that is ending leaves them at once, unless the
+// Service publishes those that are not ready.
+type endpoints struct {
+	client client.Client
+	pods   corelisters.PodLister
+	events record.EventRecorder
+	times  *util.TriggerTimeTracker
+	// seen is the resource version up to which the cache knows of Endpoints.
+	seen     func() string
+	expected expectations
+}
 
 func addEndpoints(m manager.Manager, _ Config) error {
-	e := endpoints{m.GetClient()}
+	pods, err := informerOf(m, &corev1.Pod{})
+	if err != nil {
+		return err
+	}
+	services, err := informerOf(m, &corev1.Service{})
+	if err != nil {
+		return err
+	}
+	written, err := informerOf(m, &corev1.Endpoints{})
+	if err != nil {
+		return err
+	}
+	e := &endpoints{
+		client: m.GetClient(), pods: corelisters.NewPodLister(pods.GetIndexer()), events: m.GetEventRecorderFor(endpointController),
+		times: util.NewTriggerTimeTracker(), seen: func() string { return written.GetStore().LastStoreSyncResourceVersion() },
+	}
 	return ctrl.NewControllerManagedBy(m).Named("endpoints").For(&corev1.Service{}).
-		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) (out []reconcile.Request) {
-			var list corev1.ServiceList
-			if e.client.List(ctx, &list, client.InNamespace(o.GetNamespace())) != nil {
-				return nil // the cache is stopping
-			}
-			for _, s := range list.Items {
-				if len(s.Spec.Selector) > 0 && labels.Set(s.Spec.Selector).AsSelectorPreValidated().Matches(labels.Set(o.GetLabels())) {
-					out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&s)})
-				}
-			}
-			return out
+		Watches(&corev1.Pod{}, ofPod(corelisters.NewServiceLister(services.GetIndexer()))).
+		Watches(&corev1.Endpoints{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(predicate.Funcs{
+			// Those found at the start may be left over from a Service that is gone;
+			// later ones without a Service may be waiting for it.
+			CreateFunc: func(c event.CreateEvent) bool { return c.IsInInitialList && !elects(c.Object) || ours(c.Object) },
+			UpdateFunc: func(u event.UpdateEvent) bool { return ours(u.ObjectNew) },
 		})).
 		Complete(e)
 }
 
-func (e endpoints) Reconcile(ctx context.Context, q reconcile.Request) (reconcile.Result, error) {
+func ours(o client.Object) bool { return o.GetLabels()[endpointsManagedBy] == endpointController }
+
+// elects says whether Endpoints are only a lock of an election, as there were
+// before Leases.
+func elects(o client.Object) bool {
+	_, yes := o.GetAnnotations()[resourcelock.LeaderElectionRecordAnnotationKey]
+	return yes
+}
+
+func (e *endpoints) Reconcile(ctx context.Context, q reconcile.Request) (reconcile.Result, error) {
 	var s corev1.Service
 	if err := e.client.Get(ctx, q.NamespacedName, &s); err != nil {
 		if apierrors.IsNotFound(err) {
-			return reconcile.Result{}, e.remove(ctx, q)
+			e.times.DeleteService(q.Namespace, q.Name)
+			e.expected.forget(q.NamespacedName)
+			err = e.client.Delete(ctx, &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: q.Namespace, Name: q.Name}})
 		}
-		return reconcile.Result{}, err
+		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
-	if len(s.Spec.Selector) == 0 || s.Spec.Type == corev1.ServiceTypeExternalName {
+	if s.Spec.Selector == nil || s.Spec.Type == corev1.ServiceTypeExternalName {
 		return reconcile.Result{}, nil
 	}
-	var pods corev1.PodList
-	if err := e.client.List(ctx, &pods, client.InNamespace(s.Namespace), client.MatchingLabels(s.Spec.Selector)); err != nil {
-		return reconcile.Result{}, err
-	}
-	slices.SortFunc(pods.Items, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
-	if err := e.writeEndpoints(ctx, &s, pods.Items); err != nil {
-		return reconcile.Result{}, ignoreStale(err)
-	}
-	return reconcile.Result{}, ignoreStale(e.writeSlice(ctx, &s, pods.Items))
-}
-
-func (e endpoints) remove(ctx context.Context, q reconcile.Request) error {
-	meta := metav1.ObjectMeta{Namespace: q.Namespace, Name: q.Name}
-	if err := e.client.Delete(ctx, &corev1.Endpoints{ObjectMeta: meta}); client.IgnoreNotFound(err) != nil {
-		return err
-	}
-	return client.IgnoreNotFound(e.client.Delete(ctx, &discoveryv1.EndpointSlice{ObjectMeta: meta}))
-}
-
-// targetPort finds a Service's port in a Pod.
-func targetPort(p *corev1.Pod, port corev1.ServicePort) (int32, bool) {
-	if port.TargetPort.Type == intstr.Int {
-		return port.TargetPort.IntVal, true
-	}
-	for _, c := range p.Spec.Containers {
-		for _, cp := range c.Ports {
-			if cp.Name == port.TargetPort.StrVal && cp.Protocol == port.Protocol {
-				return cp.ContainerPort, true
-			}
-		}
-	}
-	return 0, false
-}
-
-func (e endpoints) writeEndpoints(ctx context.Context, s *corev1.Service, pods []corev1.Pod) error {
-	bySignature := map[string]*corev1.EndpointSubset{}
-	var order []string
-	for i := range pods {
-		p := &pods[i]
-		if p.Status.PodIP == "" || pod.Terminal(p) || p.DeletionTimestamp != nil && !s.Spec.PublishNotReadyAddresses {
-			continue
-		}
-		var ports []corev1.EndpointPort
-		for _, sp := range s.Spec.Ports {
-			if n, ok := targetPort(p, sp); ok {
-				ports = append(ports, corev1.EndpointPort{Name: sp.Name, Port: n, Protocol: sp.Protocol, AppProtocol: sp.AppProtocol})
-			}
-		}
-		key := fmt.Sprint(ports)
-		if bySignature[key] == nil {
-			bySignature[key] = &corev1.EndpointSubset{Ports: ports}
-			order = append(order, key)
-		}
-		a := corev1.EndpointAddress{IP: p.Status.PodIP, NodeName: &p.Spec.NodeName, TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID}}
-		if p.Spec.Hostname != "" && p.Spec.Subdomain == s.Name {
-			a.Hostname = p.Spec.Hostname
-		}
-		set := bySignature[key]
-		if pod.Ready(p) || s.Spec.PublishNotReadyAddresses {
-			set.Addresses = append(set.Addresses, a)
-		} else {
-			set.NotReadyAddresses = append(set.NotReadyAddresses, a)
-		}
-	}
-	want := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Name, Labels: withLabel(s.Labels, "endpoints.kubernetes.io/managed-by", "endpoint-controller")}}
-	for _, key := range order {
-		want.Subsets = append(want.Subsets, *bySignature[key])
+	seen := e.seen()
+	if !e.expected.fulfilled(&s, seen, nil) {
+		return behind(), nil
 	}
 	var have corev1.Endpoints
-	err := e.client.Get(ctx, client.ObjectKeyFromObject(want), &have)
-	if apierrors.IsNotFound(err) {
-		return e.client.Create(ctx, want)
+	if err := client.IgnoreNotFound(e.client.Get(ctx, q.NamespacedName, &have)); err != nil {
+		return reconcile.Result{}, err
 	}
-	if err != nil || equality.Semantic.DeepEqual(have.Subsets, want.Subsets) && equality.Semantic.DeepEqual(have.Labels, want.Labels) {
+	pods, err := e.pods.Pods(s.Namespace).List(labels.SelectorFromSet(s.Spec.Selector))
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	since := e.times.ComputeEndpointLastChangeTriggerTime(s.Namespace, &s, pods)
+	err = e.write(ctx, &s, &have, subsetsOf(&s, pods), since)
+	if err != nil && conflicts(err) {
+		return behind(), nil
+	}
+	return reconcile.Result{}, err
+}
+
+// write brings the Endpoints up to date. since is when what led to it changed.
+func (e *endpoints) write(ctx context.Context, s *corev1.Service, have *corev1.Endpoints, subsets []corev1.EndpointSubset, since time.Time) (err error) {
+	isNew := have.UID == ""
+	want := have.DeepCopy()
+	want.Namespace, want.Name, want.Subsets, want.Labels = s.Namespace, s.Name, subsets, endpointsLabels(s)
+	if want.Annotations == nil {
+		want.Annotations = map[string]string{}
+	}
+	delete(want.Annotations, corev1.EndpointsOverCapacity)
+	if truncate(want.Subsets) {
+		want.Annotations[corev1.EndpointsOverCapacity] = "truncated"
+	}
+	if !isNew && equality.Semantic.DeepEqual(have.Subsets, want.Subsets) && equality.Semantic.DeepEqual(have.Labels, want.Labels) && equality.Semantic.DeepEqual(have.Annotations, want.Annotations) {
+		return nil
+	}
+	delete(want.Annotations, corev1.EndpointsLastChangeTriggerTime)
+	if !since.IsZero() {
+		want.Annotations[corev1.EndpointsLastChangeTriggerTime] = since.UTC().Format(time.RFC3339Nano)
+	}
+	reason, text := "FailedToUpdateEndpoint", "Failed to update endpoint %v/%v: %v"
+	if isNew {
+		reason, text = "FailedToCreateEndpoint", "Failed to create endpoint for service %v/%v: %v"
+		err = e.client.Create(ctx, want)
+	} else {
+		err = e.client.Update(ctx, want)
+	}
+	switch {
+	case err == nil:
+		e.expected.wrote(s, want)
+		return nil
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return nil
+	case conflicts(err):
 		return err
 	}
-	have.Subsets, have.Labels = want.Subsets, want.Labels
-	return e.client.Update(ctx, &have)
+	e.events.Eventf(want, corev1.EventTypeWarning, reason, text, s.Namespace, s.Name, err)
+	return err
 }
 
-func withLabel(m map[string]string, k, v string) map[string]string {
-	out := map[string]string{k: v}
-	for a, b := range m {
-		out[a] = b
+// endpointsLabels are those of the Service, and what tells its kind and who
+// keeps the Endpoints.
+func endpointsLabels(s *corev1.Service) map[string]string {
+	all := maps.Clone(s.Labels)
+	if all == nil {
+		all = map[string]string{}
 	}
-	return out
+	delete(all, corev1.IsHeadlessService)
+	if s.Spec.ClusterIP == "" || s.Spec.ClusterIP == corev1.ClusterIPNone {
+		all[corev1.IsHeadlessService] = ""
+	}
+	all[endpointsManagedBy] = endpointController
+	return all
 }
 
-func (e endpoints) writeSlice(ctx context.Context, s *corev1.Service, pods []corev1.Pod) error {
-	want := &discoveryv1.EndpointSlice{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: s.Namespace, Name: s.Name,
-			Labels:          withLabel(withLabel(s.Labels, discoveryv1.LabelServiceName, s.Name), discoveryv1.LabelManagedBy, "endpointslice-controller.k8s.io"),
-			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(s, corev1.SchemeGroupVersion.WithKind("Service"))},
-		},
-		AddressType: discoveryv1.AddressTypeIPv4,
-	}
-	for _, sp := range s.Spec.Ports {
-		port := discoveryv1.EndpointPort{Name: ptr.To(sp.Name), Protocol: ptr.To(sp.Protocol), AppProtocol: sp.AppProtocol}
-		for i := range pods {
-			if n, ok := targetPort(&pods[i], sp); ok {
-				port.Port = &n
-				break
-			}
-		}
-		if port.Port == nil && sp.TargetPort.Type == intstr.Int {
-			port.Port = ptr.To(sp.TargetPort.IntVal)
-		}
-		want.Ports = append(want.Ports, port)
-	}
-	for i := range pods {
-		p := &pods[i]
-		if p.Status.PodIP == "" || pod.Terminal(p) {
+// subsetsOf are the addresses of Pods by the ports that the Service finds at
+// them. A headless Service may have none.
+func subsetsOf(s *corev1.Service, pods []*corev1.Pod) (all []corev1.EndpointSubset) {
+	for _, p := range pods {
+		ip := addressFor(s, p)
+		if ip == "" || !util.ShouldPodBeInEndpoints(p, s.Spec.PublishNotReadyAddresses) {
 			continue
 		}
-		serving, ending := pod.Ready(p) || s.Spec.PublishNotReadyAddresses, p.DeletionTimestamp != nil
-		want.Endpoints = append(want.Endpoints, discoveryv1.Endpoint{
-			Addresses: []string{p.Status.PodIP}, NodeName: &p.Spec.NodeName,
-			Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(serving && (!ending || s.Spec.PublishNotReadyAddresses)), Serving: &serving, Terminating: &ending},
-			TargetRef:  &corev1.ObjectReference{Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID},
-		})
+		a := corev1.EndpointAddress{IP: ip, NodeName: &p.Spec.NodeName, TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID}}
+		if util.ShouldSetHostname(p, s) {
+			a.Hostname = p.Spec.Hostname
+		}
+		subset := corev1.EndpointSubset{NotReadyAddresses: []corev1.EndpointAddress{a}}
+		if pod.Ready(p) || s.Spec.PublishNotReadyAddresses {
+			subset = corev1.EndpointSubset{Addresses: []corev1.EndpointAddress{a}}
+		}
+		if len(s.Spec.Ports) == 0 && s.Spec.ClusterIP == corev1.ClusterIPNone {
+			all = append(all, subset)
+		}
+		for i := range s.Spec.Ports {
+			sp := &s.Spec.Ports[i]
+			n, err := endpointslice.FindPort(p, sp)
+			if err != nil {
+				continue // the Pod does not have it
+			}
+			subset.Ports = []corev1.EndpointPort{{Name: sp.Name, Port: int32(n), Protocol: sp.Protocol, AppProtocol: sp.AppProtocol}}
+			all = append(all, subset)
+		}
 	}
-	var have discoveryv1.EndpointSlice
-	err := e.client.Get(ctx, client.ObjectKeyFromObject(want), &have)
-	if apierrors.IsNotFound(err) {
-		return e.client.Create(ctx, want)
+	return repack(all)
+}
+
+// addressFor is a Pod's address of the family that the Service prefers, or
+// empty.
+func addressFor(s *corev1.Service, p *corev1.Pod) string {
+	parse := func(ip string) netip.Addr {
+		a, err := netip.ParseAddr(ip)
+		if err != nil {
+			return netip.Addr{}
+		}
+		return a.Unmap()
 	}
-	if err != nil || equality.Semantic.DeepEqual(have.Endpoints, want.Endpoints) && equality.Semantic.DeepEqual(have.Ports, want.Ports) {
-		return err
+	want6 := parse(p.Status.PodIP).Is6()
+	switch {
+	case len(s.Spec.IPFamilies) > 0:
+		want6 = s.Spec.IPFamilies[0] == corev1.IPv6Protocol
+	case s.Spec.ClusterIP != "" && s.Spec.ClusterIP != corev1.ClusterIPNone:
+		want6 = parse(s.Spec.ClusterIP).Is6()
 	}
-	have.Endpoints, have.Ports, have.Labels = want.Endpoints, want.Ports, want.Labels
-	return e.client.Update(ctx, &have)
+	for _, ip := range p.Status.PodIPs {
+		if a := parse(ip.IP); a.IsValid() && a.Is6() == want6 {
+			return a.String()
+		}
+	}
+	return ""
 }

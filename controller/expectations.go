@@ -12,9 +12,9 @@ import (
 )
 
 // expectations remember what was done for an owner until the cache shows it,
-// so that no reconciliation acts twice on the same lack. A creation is seen
-// when the cache is as new as the Pod was then, whether the Pod is still there
-// or not (KEP-5647); a removal when the Pod is ending or gone.
+// so that no reconciliation acts twice on the same lack. A write is seen when the
+// cache is as new as it, whether the object is still there or not (KEP-5647); a
+// removal when the Pod is ending or gone.
 type expectations struct {
 	mu   sync.Mutex // guards the map and what it leads to
 	done map[types.NamespacedName]*deeds
@@ -23,7 +23,7 @@ type expectations struct {
 // deeds are what was done for one owner.
 type deeds struct {
 	owner   types.UID
-	created string // the highest resource version of a created Pod
+	written string // the highest resource version of what was written
 	removed map[types.UID]bool
 }
 
@@ -42,11 +42,12 @@ func (e *expectations) of(owner client.Object) *deeds {
 	return d
 }
 
-func (e *expectations) created(owner client.Object, p *corev1.Pod) {
+// wrote awaits that the cache is as new as o is now.
+func (e *expectations) wrote(owner, o client.Object) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if d := e.of(owner); d.created == "" || newer(p.ResourceVersion, d.created) {
-		d.created = p.ResourceVersion
+	if d := e.of(owner); d.written == "" || newer(o.GetResourceVersion(), d.written) {
+		d.written = o.GetResourceVersion()
 	}
 }
 
@@ -83,10 +84,10 @@ func (e *expectations) fulfilled(owner client.Object, seen string, listed []core
 			delete(d.removed, uid)
 		}
 	}
-	if d.created != "" && !newer(d.created, seen) {
-		d.created = ""
+	if d.written != "" && !newer(d.written, seen) {
+		d.written = ""
 	}
-	if d.created != "" || len(d.removed) > 0 {
+	if d.written != "" || len(d.removed) > 0 {
 		return false
 	}
 	delete(e.done, key)

@@ -55,7 +55,7 @@ func addPodGC(m manager.Manager, _ Config) error {
 	if err := m.GetFieldIndexer().IndexField(context.Background(), &corev1.Pod{}, byNode, nodeOf); err != nil {
 		return err
 	}
-	pods, err := podInformer(m)
+	pods, err := informerOf(m, &corev1.Pod{})
 	if err != nil {
 		return err
 	}

@@ -20,9 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
@@ -56,7 +54,7 @@ type replicas struct {
 }
 
 func newReplicas(m manager.Manager, component string, gvk schema.GroupVersionKind) (*replicas, error) {
-	pods, err := podInformer(m)
+	pods, err := informerOf(m, &corev1.Pod{})
 	if err != nil {
 		return nil, err
 	}
@@ -64,20 +62,6 @@ func newReplicas(m manager.Manager, component string, gvk schema.GroupVersionKin
 		client: m.GetClient(), live: m.GetAPIReader(), events: m.GetEventRecorderFor(component), gvk: gvk,
 		seen: func() string { return pods.GetStore().LastStoreSyncResourceVersion() },
 	}, nil
-}
-
-// podInformer is the cache's store of Pods itself, for what the cache does not
-// answer.
-func podInformer(m manager.Manager) (toolscache.SharedIndexInformer, error) {
-	informer, err := m.GetCache().GetInformer(context.Background(), &corev1.Pod{}, cache.BlockUntilSynced(false))
-	if err != nil {
-		return nil, err
-	}
-	pods, ok := informer.(toolscache.SharedIndexInformer)
-	if !ok {
-		return nil, fmt.Errorf("cannot look into the cache of Pods, a %T", informer)
-	}
-	return pods, nil
 }
 
 // indexPods lets Pods be listed by their controller.
@@ -301,7 +285,7 @@ func (r *replicas) create(ctx context.Context, owner client.Object, template *co
 		}
 		return err
 	}
-	r.expected.created(owner, p)
+	r.expected.wrote(owner, p)
 	r.events.Eventf(owner, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", p.Name)
 	return nil
 }

@@ -105,8 +105,8 @@ func TestExpectations(t *testing.T) {
 	if !e.fulfilled(owner, "1", nil) {
 		t.Error("nothing done is not settled")
 	}
-	e.created(owner, made("100"))
-	e.created(owner, made("99"))
+	e.wrote(owner, made("100"))
+	e.wrote(owner, made("99"))
 	for seen, want := range map[string]bool{"": false, "20": false, "99": false} {
 		if e.fulfilled(owner, seen, nil) != want {
 			t.Errorf("settled at %q is %v", seen, !want)

@@ -50,7 +50,7 @@ func withWorld(m *testing.M) (code int, err error) {
 	ctrl.SetLogger(logr.Discard())
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	s, err := serve(ctx, dir)
+	s, err := newServer(ctx, dir)
 	if err != nil {
 		return 1, err
 	}
@@ -78,7 +78,7 @@ func withWorld(m *testing.M) (code int, err error) {
 	return code, errors.Join(err, <-done)
 }
 
-func serve(ctx context.Context, dir string) (*apiserver.Server, error) {
+func newServer(ctx context.Context, dir string) (*apiserver.Server, error) {
 	pki, err := auth.EnsurePKI(dir+"/pki", auth.Names{Node: "n1"}, time.Now)
 	if err != nil {
 		return nil, err
