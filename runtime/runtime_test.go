@@ -221,7 +221,10 @@ func TestStartError(t *testing.T) {
 
 func TestStopCanBeShortened(t *testing.T) {
 	b := newBench(t)
-	_, id := b.start(t, "stubborn", "trap '' TERM; echo ready; while :; do sleep 1; done")
+	_, id := b.start(t, "stubborn", "trap '' TERM; touch /deaf; while :; do sleep 1; done")
+	if _, err := b.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", "until test -e /deaf; do usleep 10000; done"}, Timeout: 30}); err != nil {
+		t.Fatal(err)
+	}
 	stopped := make(chan error, 1)
 	go func() {
 		_, err := b.StopContainer(context.Background(), &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: 600})
