@@ -67,8 +67,9 @@ func (s *Scheduler) podCame(p *corev1.Pod) {
 		e = &entry{}
 		s.pods[p.UID] = e
 	}
-	was := e.asked
+	was, before := e.asked, e.pod
 	e.pod, e.asked = p, nil
+	s.nominated(e, before)
 	switch {
 	case p.Spec.NodeName != "":
 		s.placed(e)
@@ -87,6 +88,19 @@ func (s *Scheduler) podCame(p *corev1.Pod) {
 	}
 }
 
+// nominated takes in the node that the API says a Pod waits for. What was
+// promised here, and is not written yet, stays.
+func (s *Scheduler) nominated(e *entry, before *corev1.Pod) {
+	node := e.pod.Status.NominatedNodeName
+	switch {
+	case e.pod.Spec.NodeName != "" || e.assumed || !ours(e.pod):
+	case before == nil || before.Status.NominatedNodeName != node:
+		s.promise(e, node)
+	case e.promised != "":
+		s.nodeOf(e.promised).promised[e.pod.UID] = e.wish().load
+	}
+}
+
 // placed takes in a Pod that has a node, whoever chose it.
 func (s *Scheduler) placed(e *entry) {
 	if e.node != "" && e.node != e.pod.Spec.NodeName {
@@ -94,6 +108,7 @@ func (s *Scheduler) placed(e *entry) {
 	}
 	s.queue.remove(e)
 	e.node, e.assumed = e.pod.Spec.NodeName, false
+	s.promise(e, "")
 	i, now := s.nodeOf(e.node), newLoad(e.pod)
 	was := i.pods[e.pod.UID]
 	i.add(now)
@@ -124,6 +139,7 @@ func (s *Scheduler) podGone(p *corev1.Pod) {
 	}
 	delete(s.pods, p.UID)
 	s.queue.remove(e)
+	s.promise(e, "")
 	s.free(e)
 }
 
@@ -163,7 +179,7 @@ func (s *Scheduler) nodeOf(name string) *nodeInfo {
 
 // sweep forgets a node of which nothing is known any more.
 func (s *Scheduler) sweep(name string) {
-	if i := s.nodes[name]; i != nil && i.node == nil && len(i.pods) == 0 {
+	if i := s.nodes[name]; i != nil && i.node == nil && len(i.pods)+len(i.promised) == 0 {
 		delete(s.nodes, name)
 	}
 }

@@ -3,6 +3,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -91,6 +92,7 @@ func randomPod(r *rand.Rand, name string, nodes []string) *corev1.Pod {
 		p.Spec.InitContainers = []corev1.Container{c}
 	}
 	p.Spec.Priority = ptr.To(int32(r.IntN(3)))
+	p.Status.StartTime = &metav1.Time{Time: time.Unix(int64(r.IntN(1000000)), 0)}
 	if r.IntN(6) == 0 {
 		p.Spec.PreemptionPolicy = ptr.To(corev1.PreemptNever)
 	}
@@ -214,6 +216,30 @@ func slowPorts(p *corev1.Pod) (ports []corev1.ContainerPort) {
 	return append(ports, p.Spec.Containers[0].Ports...)
 }
 
+// slowVictims are the Pods of a node, those of higher priority and longer life
+// kept as far as they leave room.
+func slowVictims(p *corev1.Pod, n *corev1.Node, on []*corev1.Pod) (victims []*corev1.Pod) {
+	var stay, less []*corev1.Pod
+	for _, o := range on {
+		if *o.Spec.Priority < *p.Spec.Priority {
+			less = append(less, o)
+		} else {
+			stay = append(stay, o)
+		}
+	}
+	slices.SortFunc(less, func(a, b *corev1.Pod) int {
+		return cmp.Or(cmp.Compare(*b.Spec.Priority, *a.Spec.Priority), a.Status.StartTime.Compare(b.Status.StartTime.Time))
+	})
+	for _, o := range less {
+		if why, _ := slowRefusal(p, n, append(slices.Clone(stay), o)); len(why) == 0 {
+			stay = append(stay, o)
+		} else {
+			victims = append(victims, o)
+		}
+	}
+	return victims
+}
+
 // slowWords puts what slowRefusal says of each node together.
 func slowWords(p *corev1.Pod, nodes []*corev1.Node, on map[string][]*corev1.Pod) (fits []string, text string) {
 	names := map[string]bool{}
@@ -229,7 +255,7 @@ func slowWords(p *corev1.Pod, nodes []*corev1.Node, on map[string][]*corev1.Pod)
 		}
 	}
 	var why, after []string
-	room := false
+	room, least, found := "", 0, []int64(nil)
 	for _, n := range nodes {
 		if !open && !names[n.Name] {
 			why, after = append(why, notNamed), append(after, notHelpful)
@@ -249,7 +275,18 @@ func slowWords(p *corev1.Pod, nodes []*corev1.Node, on map[string][]*corev1.Pod)
 		case len(stay) == len(on[n.Name]):
 			after = append(after, noVictims)
 		case len(again) == 0:
-			room = true
+			harm := []int64{0, 0, 0, 0}
+			victims := slowVictims(p, n, on[n.Name])
+			for k, o := range victims {
+				harm[1] += int64(*o.Spec.Priority) + 1<<31
+				if t := -o.Status.StartTime.UnixNano(); *o.Spec.Priority == *victims[0].Spec.Priority && (k == 0 || t > harm[3]) {
+					harm[3] = t
+				}
+			}
+			harm[0], harm[2] = int64(*victims[0].Spec.Priority), int64(len(victims))
+			if found == nil || slices.Compare(harm, found) < 0 {
+				room, least, found = n.Name, len(victims), harm
+			}
 		default:
 			after = append(after, again...)
 		}
@@ -271,8 +308,8 @@ func slowWords(p *corev1.Pod, nodes []*corev1.Node, on map[string][]*corev1.Pod)
 		return nil, noNodes
 	case p.Spec.PreemptionPolicy != nil:
 		return fits, count(why) + " preemption: not eligible due to preemptionPolicy=Never."
-	case room:
-		return fits, count(why)
+	case room != "":
+		return fits, count(why) + fmt.Sprintf(" preemption: found a potential placement for pod on node %s, preempting %d victims", room, least)
 	}
 	return fits, count(why) + " preemption: " + count(after)
 }
@@ -280,8 +317,8 @@ func slowWords(p *corev1.Pod, nodes []*corev1.Node, on map[string][]*corev1.Pod)
 // TestModel compares where Pods fit, and what is said when they do not, with
 // the slow way, over random clusters.
 func TestModel(t *testing.T) {
-	placed, refused := 0, 0
-	each(t, 3000, func(t *testing.T, r *rand.Rand) {
+	placed, refused, moved := 0, 0, 0
+	each(t, 6000, func(t *testing.T, r *rand.Rand) {
 		var nodes []*corev1.Node
 		var names []string
 		on := map[string][]*corev1.Pod{}
@@ -312,7 +349,11 @@ func TestModel(t *testing.T) {
 			return
 		}
 		refused++
-		got := explain(w, v)
+		_, words, _ := preemption(w, v, "")
+		got := explain(v, words)
+		if strings.Contains(got, "preempting") {
+			moved++
+		}
 		if v.whole != "" { // the slow way has no words of its own for it
 			if !strings.HasPrefix(got, fmt.Sprintf("0/%d nodes are available: %s. preemption: ", len(nodes), conflict)) {
 				t.Fatalf("said %s", got)
@@ -323,8 +364,8 @@ func TestModel(t *testing.T) {
 			t.Fatalf("said %s\nwant %s", got, text)
 		}
 	})
-	if *seed == 0 && (placed < 500 || refused < 500) {
-		t.Errorf("%d placed, %d refused: the clusters are not worth a test", placed, refused)
+	if *seed == 0 && (placed < 500 || refused < 500 || moved < 100) {
+		t.Errorf("%d placed, %d refused, %d by preemption: the clusters are not worth a test", placed, refused, moved)
 	}
 }
 
@@ -335,24 +376,39 @@ type world struct {
 	pods  map[string]*corev1.Pod
 	nodes map[string]*corev1.Node
 	made  int
+	ended int // for others
 }
 
 // TestNobodyWaitsInVain: after any change, no node has more than it takes and no
 // Pod waits that fits somewhere: the changes that cure are all that are needed.
 func TestNobodyWaitsInVain(t *testing.T) {
-	each(t, 4, func(t *testing.T, r *rand.Rand) {
+	ended := 0
+	each(t, 3, func(t *testing.T, r *rand.Rand) {
 		play(t, func(s *stage) {
-			w := &world{s, r, map[string]*corev1.Pod{}, map[string]*corev1.Node{}, 0}
+			w := &world{s, r, map[string]*corev1.Pod{}, map[string]*corev1.Node{}, 0, 0}
 			for step := range 120 {
 				w.step(t)
-				w.settle()
+				w.settle(t)
 				if w.check(t); t.Failed() {
 					t.Logf("after step %d", step)
 					return
 				}
 			}
+			ended += w.ended
 		})
 	})
+	if *seed == 0 && ended < 10 {
+		t.Errorf("%d were preempted: not worth a test", ended)
+	}
+}
+
+// deletions are the Pods that the scheduler has ended since the last call.
+func (w *world) deletions() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := w.deleted
+	w.deleted = nil
+	return d
 }
 
 // step changes something at random.
@@ -404,8 +460,8 @@ func (w *world) editPod(name string) {
 	w.stage.pods.h.OnUpdate(was, p)
 }
 
-// settle tells the scheduler of its bindings until there is nothing new.
-func (w *world) settle() {
+// settle tells the scheduler what came of its writes until there is nothing new.
+func (w *world) settle(t *testing.T) {
 	for more := true; more; {
 		synctest.Wait()
 		more = false
@@ -414,6 +470,24 @@ func (w *world) settle() {
 				w.pods[name], more = placed(p, node), true
 				w.stage.pods.h.OnUpdate(p, w.pods[name])
 			}
+		}
+		for _, name := range w.deletions() {
+			p := w.pods[name]
+			if p == nil {
+				continue
+			}
+			written, _ := w.get(t, name)
+			going := p.DeepCopy()
+			going.Status, going.DeletionTimestamp = written.Status, &metav1.Time{Time: time.Now()}
+			if !leaves(going) {
+				t.Errorf("%s is not said to be preempted: %+v", name, going.Status.Conditions)
+			}
+			w.stage.pods.h.OnUpdate(p, going)
+			synctest.Wait()
+			w.stage.pods.h.OnDelete(going)
+			delete(w.pods, name)
+			w.ended++
+			more = true
 		}
 	}
 }
@@ -428,8 +502,8 @@ func (w *world) check(t *testing.T) {
 		on[p.Spec.NodeName] = append(on[p.Spec.NodeName], p)
 	}
 	for _, p := range on[""] {
-		if fits, _ := slowWords(p, nodes, on); len(fits) > 0 {
-			t.Errorf("%s waits though it fits on %q", p.Name, fits)
+		if fits, words := slowWords(p, nodes, on); len(fits) > 0 || strings.Contains(words, "preempting") {
+			t.Errorf("%s waits though it fits on %q, or could: %s", p.Name, fits, words)
 		}
 	}
 	w.Scheduler.mu.Lock()
@@ -443,6 +517,9 @@ func (w *world) check(t *testing.T) {
 			a = maps.Clone(a)
 			maps.DeleteFunc(a, func(_ corev1.ResourceName, n int64) bool { return n == 0 })
 			return a
+		}
+		if len(i.promised) > 0 {
+			t.Errorf("%s is promised to %d Pods yet", name, len(i.promised))
 		}
 		if !maps.Equal(nonzero(fresh.used), nonzero(i.used)) || !maps.Equal(nonzero(fresh.scored), nonzero(i.scored)) || !maps.Equal(fresh.ports, i.ports) || len(fresh.pods) != len(i.pods) {
 			t.Errorf("%s is counted as %v of %d Pods with ports %v, and has %v of %d with %v", name, i.used, len(i.pods), i.ports, fresh.used, len(fresh.pods), fresh.ports)

@@ -79,10 +79,12 @@ type nodeInfo struct {
 	used   amounts
 	scored amounts
 	ports  map[hostPort]int
+	// promised are Pods that wait until others have left this node for them.
+	promised map[types.UID]*load
 }
 
 func newNodeInfo(n *corev1.Node) *nodeInfo {
-	i := &nodeInfo{pods: map[types.UID]*load{}, used: amounts{}, scored: amounts{}, ports: map[hostPort]int{}}
+	i := &nodeInfo{pods: map[types.UID]*load{}, used: amounts{}, scored: amounts{}, ports: map[hostPort]int{}, promised: map[types.UID]*load{}}
 	i.set(n)
 	return i
 }
@@ -122,16 +124,29 @@ func (i *nodeInfo) count(l *load, sign int64) {
 	}
 }
 
-// without is the node as it would be if the Pods that match were gone, and how
-// many those are.
-func (i *nodeInfo) without(match func(*corev1.Pod) bool) (*nodeInfo, int) {
-	rest := newNodeInfo(i.node)
+// copy can be changed without changing the node.
+func (i *nodeInfo) copy() *nodeInfo {
+	c := newNodeInfo(i.node)
 	for _, l := range i.pods {
-		if !match(l.pod) {
-			rest.add(l)
-		}
+		c.add(l)
 	}
-	return rest, len(i.pods) - len(rest.pods)
+	return c
+}
+
+// seenBy is the node with the Pods that wait for it and that the Pod gives way
+// to: those of no lower priority.
+func (i *nodeInfo) seenBy(w *wish) *nodeInfo {
+	seen := i
+	for uid, l := range i.promised {
+		if uid == w.pod.UID || lower(l, w) {
+			continue
+		}
+		if seen == i {
+			seen = i.copy()
+		}
+		seen.add(l)
+	}
+	return seen
 }
 
 // sameForPods: nothing that decides about Pods differs between two versions of

@@ -36,6 +36,9 @@ type entry struct {
 	failures int       // of the API, one after another
 	refused  []*rule   // what a change must cure before it is tried again
 	due      time.Time // when it is tried without one
+	again    bool      // cured while it was held
+
+	promised string // the node whose Pods leave for it
 
 	written // what is to be written of it
 }
@@ -95,17 +98,18 @@ func (l *line) first() *entry {
 //	add ──▶ active ──next──▶ the look over the nodes ──▶ a node
 //	          ▲  ▲                 │ refused, failed
 //	   rested │  └─────due──────┐  ▼
-//	        resting ◀───cured── parked
+//	        resting ◀───cured── parked ◀──release── held
 //
 // Who is first of those that rest does not rest while nobody else is active.
 type queue struct {
 	active, resting, parked line
+	held                    line // parked, and not to be tried yet
 	count                   uint64
 }
 
 func newQueue() *queue {
 	return &queue{
-		active: line{less: before},
+		active: line{less: before}, held: line{less: before},
 		parked: line{less: func(a, b *entry) bool { return a.due.Before(b.due) }},
 		resting: line{less: func(a, b *entry) bool {
 			if x, y := a.rested(), b.rested(); !x.Equal(y) {
@@ -170,9 +174,33 @@ func (q *queue) fail(e *entry) {
 	q.put(e, &q.parked)
 }
 
+// hold keeps a parked Pod from being tried, until release.
+func (q *queue) hold(e *entry) {
+	e.again = false
+	q.put(e, &q.held)
+}
+
+// release lets a Pod that was held wait as others do; in vain held, it is tried
+// again soon.
+func (q *queue) release(e *entry, vain bool) {
+	if e.line != &q.held {
+		return // it has gone, or has a node
+	}
+	if vain {
+		e.due = time.Now().Add(firstBackOff)
+	}
+	q.put(e, &q.parked)
+	if e.again {
+		q.wake(e)
+	}
+}
+
 // changed tells a change that could help Pods that wait. It says whether it
 // helps one.
 func (q *queue) changed(c any) (some bool) {
+	for _, e := range q.held.entries {
+		e.again = e.again || e.cured(c)
+	}
 	var cured []*entry
 	for _, e := range q.parked.entries {
 		if e.cured(c) {

@@ -101,7 +101,7 @@ func look(w *wish, nodes map[string]*nodeInfo) *verdict {
 			v.add(&affinity)
 			continue
 		}
-		r, why := refusal(w, i)
+		r, why := refusal(w, i.seenBy(w))
 		if r == nil {
 			v.fit = append(v.fit, i)
 			continue

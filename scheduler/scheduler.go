@@ -2,16 +2,18 @@
 
 // Package scheduler owns the choice of a node for each Pod: a queue of Pods
 // that wait (queue.go), what is known of the nodes (node.go), one file per
-// rule, scores, and what is written of a Pod: its binding, or why it has none.
-// It acts on Pods whose schedulerName is default-scheduler and leaves others
-// alone. Nothing is polled: a Pod that found no place waits for a change that
-// could give it one, and each rule says which those are.
+// rule, scores, who gives way to whom (preempt.go), and what is written of a
+// Pod: its binding, or why it has none (write.go). It acts on Pods whose
+// schedulerName is default-scheduler and leaves others alone. Nothing is
+// polled: a Pod that found no place waits for a change that could give it one,
+// and each rule says which those are.
 package scheduler
 
 import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -111,15 +113,31 @@ func (s *Scheduler) place(ctx context.Context) bool {
 	}
 	v := look(e.wish(), s.nodes)
 	if len(v.fit) == 0 {
-		s.queue.refuse(e, v.refused)
-		s.failed(ctx, e, corev1.PodReasonUnschedulable, explain(e.wish(), v))
+		s.refuse(ctx, e, v)
 		return true
 	}
 	i := best(e.wish(), v.fit)
+	if k := slices.IndexFunc(v.fit, func(i *nodeInfo) bool { return i.node.Name == e.promised }); k >= 0 {
+		i = v.fit[k] // what was made free for it
+	}
 	i.add(e.wish().load)
 	e.node, e.assumed = i.node.Name, true
+	s.promise(e, "")
 	s.bind(ctx, e)
 	return true
+}
+
+// refuse lets a Pod wait that fits nowhere, or others go for it.
+func (s *Scheduler) refuse(ctx context.Context, e *entry, v *verdict) {
+	c, words, keep := preemption(e.wish(), v, e.promised)
+	s.queue.refuse(e, v.refused)
+	switch {
+	case c != nil:
+		s.preempt(ctx, e, c)
+	case !keep:
+		s.promise(e, "")
+	}
+	s.failed(ctx, e, corev1.PodReasonUnschedulable, explain(v, words))
 }
 
 // due fires when a Pod is to be tried again though nothing happened.

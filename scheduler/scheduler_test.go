@@ -55,6 +55,8 @@ type stage struct {
 	bound    map[string]string
 	attempts []time.Time // of bindings
 	wrote    []string    // kinds of writes, and of which Pod
+	deleted  []string
+	spare    int // deletions to refuse
 	version  int
 }
 
@@ -77,6 +79,7 @@ func playCold(t *testing.T, do func(*stage)) {
 		s.pods.full, s.nodes.full = make(chan struct{}), make(chan struct{})
 		s.client.PrependReactor("create", "pods", s.bindings)
 		s.client.PrependReactor("patch", "pods", s.statuses)
+		s.client.PrependReactor("delete", "pods", s.deletes)
 		s.Scheduler = New(Config{Client: heldClient{s.client, s}, Pods: &s.pods, Nodes: &s.nodes, Log: slog.New(slog.DiscardHandler)})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -156,6 +159,23 @@ func (s *stage) statuses(a clienttesting.Action) (bool, runtime.Object, error) {
 	p := o.(*corev1.Pod).DeepCopy()
 	p.ResourceVersion = strconv.Itoa(s.version)
 	return false, nil, s.client.Tracker().Update(pods, p, a.GetNamespace())
+}
+
+// deletes begins a termination, or refuses to.
+func (s *stage) deletes(a clienttesting.Action) (bool, runtime.Object, error) {
+	d := a.(clienttesting.DeleteAction)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wrote = append(s.wrote, "delete "+d.GetName())
+	if p := d.GetDeleteOptions().Preconditions; p == nil || p.UID == nil || *p.UID != types.UID(d.GetName()) {
+		return true, nil, errors.New("not that Pod")
+	}
+	if s.spare > 0 {
+		s.spare--
+		return true, nil, errors.New("the API is not well")
+	}
+	s.deleted = append(s.deleted, d.GetName())
+	return true, nil, nil
 }
 
 // writes are what was written since the last call.

@@ -152,7 +152,8 @@ func BenchmarkCycle(b *testing.B) {
 						b.Fatalf("fits on %d nodes", len(v.fit))
 					}
 					if len(v.fit) == 0 {
-						_ = explain(w, v)
+						_, words, _ := preemption(w, v, "")
+						_ = explain(v, words)
 						continue
 					}
 					i := best(w, v.fit)

@@ -42,7 +42,7 @@ func TestWords(t *testing.T) {
 			"0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: 1 Insufficient cpu, 1 Preemption is not helpful for scheduling."},
 		"equals are no victims": {testPod("p", 500, urgent(10)), cluster(nodeWith(testNode("n", 1000), testPod("a", 800, urgent(10)))),
 			"0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
-		"somebody could be put off": {testPod("p", 500, urgent(10)), cluster(full), "0/1 nodes are available: 1 Insufficient cpu."},
+		"somebody could be put off": {testPod("p", 500, urgent(10)), cluster(full), "0/1 nodes are available: 1 Insufficient cpu. preemption: found a potential placement for pod on node full, preempting 1 victims"},
 		"another node by name": {testPod("p", 500, named("full")), cluster(full, nodeWith(testNode("n", 1000)), nodeWith(testNode("m", 1000))),
 			"0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't satisfy plugin(s) [NodeAffinity]. preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling."},
 		"a name of no node": {testPod("p", 0, named("gone")), cluster(full),
@@ -55,7 +55,8 @@ func TestWords(t *testing.T) {
 		if len(v.fit) > 0 {
 			t.Errorf("%s: fits %s", name, v.fit[0].node.Name)
 		}
-		if got := explain(w, v); got != x.want {
+		_, words, _ := preemption(w, v, "")
+		if got := explain(v, words); got != x.want {
 			t.Errorf("%s:\ngot  %s\nwant %s", name, got, x.want)
 		}
 	}

@@ -150,25 +150,32 @@ func (s *Scheduler) failed(ctx context.Context, e *entry, reason, message string
 	}
 	s.events.Eventf(e.pod, nil, corev1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", note)
 	s.write(ctx, e, func(ctx context.Context) error {
-		return s.tell(ctx, e, corev1.PodCondition{
+		return s.tell(ctx, e, &corev1.PodCondition{
 			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: message,
 		})
 	})
 }
 
-// tell writes a condition if it is not what the Pod has, and the Pod waits yet.
-func (s *Scheduler) tell(ctx context.Context, e *entry, c corev1.PodCondition) error {
+// tell writes a condition, if there is one, and the node that is promised, if
+// the Pod has not both already, and waits yet.
+func (s *Scheduler) tell(ctx context.Context, e *entry, c *corev1.PodCondition) error {
 	s.mu.Lock()
-	p, waits := e.newest().DeepCopy(), s.pods[e.pod.UID] == e && e.node == ""
+	p, waits, node := e.newest().DeepCopy(), s.pods[e.pod.UID] == e && e.node == "", e.promised
 	s.mu.Unlock()
-	c.ObservedGeneration = p.Generation
-	if !waits || !pod.SetCondition(&p.Status, c) {
+	status := map[string]any{}
+	if c != nil {
+		c.ObservedGeneration = p.Generation
+		if pod.SetCondition(&p.Status, *c) {
+			status["conditions"] = []corev1.PodCondition{*pod.Condition(&p.Status, c.Type)}
+		}
+	}
+	if p.Status.NominatedNodeName != node {
+		status["nominatedNodeName"] = node
+	}
+	if !waits || len(status) == 0 {
 		return nil
 	}
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": p.UID},
-		"status":   map[string]any{"conditions": []corev1.PodCondition{*pod.Condition(&p.Status, c.Type)}},
-	})
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": p.UID}, "status": status})
 	if err != nil {
 		return fmt.Errorf("cannot tell why pod %s/%s waits: %w", p.Namespace, p.Name, err)
 	}

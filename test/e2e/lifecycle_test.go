@@ -14,6 +14,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/peapod/peapod/api/pod"
 )
 
 // TestRestartPolicies: S25, S53. Exit codes and policies make the phase.
@@ -208,6 +210,39 @@ func TestScheduling(t *testing.T) {
 	}
 	must(t, "delete", "pod", "port1", "--now")
 	await(t, "port2", "runs when the port is free", ready)
+}
+
+// TestPreemption: a Pod that is more urgent takes the place of one that is less,
+// after its grace.
+func TestPreemption(t *testing.T) {
+	t.Parallel()
+	removeLater(t, "priorityclass/urgent")
+	must(t, "create", "priorityclass", "urgent", "--value=1000")
+	holder := "terminationGracePeriodSeconds: 3\ncontainers: [{name: a, image: " + image + ", command: [sleep, '1000'], ports: [{containerPort: 80, hostPort: 18081}]}]\n"
+	apply(t, "less-urgent", holder)
+	await(t, "less-urgent", "runs", ready)
+	apply(t, "urgent", "priorityClassName: urgent\n"+holder)
+	await(t, "less-urgent", "is said to be preempted", func(p *corev1.Pod) bool {
+		c := pod.Condition(&p.Status, corev1.DisruptionTarget)
+		return c != nil && c.Status == corev1.ConditionTrue && c.Reason == "PreemptionByScheduler" && p.DeletionTimestamp != nil
+	})
+	gone(t, "less-urgent")
+	p := await(t, "urgent", "runs", ready)
+	if p.Status.NominatedNodeName != "" {
+		t.Errorf("still waits for %s", p.Status.NominatedNodeName)
+	}
+	for of, want := range map[string]string{
+		"Preempted,involvedObject.name=less-urgent": "Preempted by pod " + string(p.UID) + " on node n1",
+		"FailedScheduling,involvedObject.name=urgent": "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. " +
+			"preemption: found a potential placement for pod on node n1, preempting 1 victims",
+	} {
+		eventually(t, "the event is there", func() bool {
+			return strings.Contains(must(t, "get", "events", "--field-selector", "reason="+of), want)
+		})
+	}
+	if out := must(t, "describe", "pod", "urgent"); !strings.Contains(out, "default-scheduler") || !strings.Contains(out, "FailedScheduling") {
+		t.Errorf("described as %s", out)
+	}
 }
 
 // TestLogs: logs, --previous, --tail, --since, -f.

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduler
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	schedulinghelper "k8s.io/component-helpers/scheduling/corev1"
+
+	"github.com/peapod/peapod/api/pod"
+)
+
+const (
+	noVictims   = "No preemption victims found for incoming pod"
+	notHelpful  = "Preemption is not helpful for scheduling"
+	never       = "not eligible due to preemptionPolicy=Never."
+	terminating = "not eligible due to a terminating pod on the nominated node."
+)
+
+// candidate is a node on which a Pod would fit if the victims were gone.
+type candidate struct {
+	node    *nodeInfo
+	victims []*load // the most important first
+}
+
+// preemption looks for Pods of lower priority that could make room for one that
+// fits nowhere, as kube-scheduler's DefaultPreemption does; this API has no
+// PodDisruptionBudgets to mind. Without a candidate the words say why; keep is
+// that the node the Pod waits for stays promised.
+func preemption(w *wish, v *verdict, promised string) (c *candidate, words string, keep bool) {
+	if p := w.pod.Spec.PreemptionPolicy; p != nil && *p == corev1.PreemptNever {
+		return nil, never, true
+	}
+	for i := range v.empty {
+		if i.node.Name == promised && slices.ContainsFunc(slices.Collect(maps.Values(i.pods)), func(l *load) bool { return leaves(l.pod) && lower(l, w) }) {
+			return nil, terminating, true
+		}
+	}
+	reasons := map[string]int{}
+	var found []*candidate
+	for i := range v.empty {
+		victims, why := victimsOn(w, i)
+		if len(victims) > 0 {
+			found = append(found, &candidate{i, victims})
+		}
+		for _, x := range why {
+			reasons[x.text]++
+		}
+	}
+	if len(found) > 0 {
+		c = leastHarm(found)
+		return c, fmt.Sprintf("found a potential placement for pod on node %v, preempting %d victims", c.node.node.Name, len(c.victims)), false
+	}
+	if n := v.total - len(v.empty); n > 0 {
+		reasons[notHelpful] = n
+	}
+	return nil, available(v.total) + histogram(reasons) + ".", false
+}
+
+func lower(l *load, w *wish) bool {
+	return schedulinghelper.PodPriority(l.pod) < schedulinghelper.PodPriority(w.pod)
+}
+
+// leaves: the Pod is ending to make room for another.
+func leaves(p *corev1.Pod) bool {
+	c := pod.Condition(&p.Status, corev1.DisruptionTarget)
+	return p.DeletionTimestamp != nil && c != nil && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonPreemptionByScheduler
+}
+
+// victimsOn takes all Pods of lower priority from a node, and puts back what the
+// Pod can do with, the most important first. If it does not fit even on what is
+// left, it says why.
+func victimsOn(w *wish, i *nodeInfo) (victims []*load, why []reason) {
+	rest := i.seenBy(w).copy()
+	var less []*load
+	for _, l := range i.pods {
+		if lower(l, w) {
+			less = append(less, l)
+			rest.remove(l.pod.UID)
+		}
+	}
+	if len(less) == 0 {
+		return nil, []reason{{text: noVictims}}
+	}
+	if _, why := refusal(w, rest); len(why) > 0 {
+		return nil, why
+	}
+	now := time.Now()
+	slices.SortFunc(less, func(a, b *load) int {
+		if x, y := schedulinghelper.PodPriority(a.pod), schedulinghelper.PodPriority(b.pod); x != y {
+			return int(y) - int(x)
+		}
+		return started(a, now).Compare(started(b, now))
+	})
+	for _, l := range less {
+		rest.add(l)
+		if _, why := refusal(w, rest); len(why) > 0 {
+			rest.remove(l.pod.UID)
+			victims = append(victims, l)
+		}
+	}
+	return victims, nil
+}
+
+// started: a Pod that has not started yet is the youngest.
+func started(l *load, now time.Time) time.Time {
+	if t := l.pod.Status.StartTime; t != nil {
+		return t.Time
+	}
+	return now
+}
+
+// leastHarm compares candidates: by the highest priority among the victims, the
+// sum of their priorities, their number, and then whose most important victims
+// have run the shortest; what is still equal, by name.
+func leastHarm(list []*candidate) *candidate {
+	now := time.Now()
+	harm := func(c *candidate) (h [4]int64) {
+		top := schedulinghelper.PodPriority(c.victims[0].pod)
+		first := now
+		for _, l := range c.victims {
+			p := schedulinghelper.PodPriority(l.pod)
+			// Shifted, so that each victim counts, also one of negative priority.
+			h[1] += int64(p) + math.MaxInt32 + 1
+			if t := started(l, now); p == top && t.Before(first) {
+				first = t
+			}
+		}
+		h[0], h[2], h[3] = int64(top), int64(len(c.victims)), -first.UnixNano()
+		return h
+	}
+	return slices.MinFunc(list, func(a, b *candidate) int {
+		x, y := harm(a), harm(b)
+		if c := slices.Compare(x[:], y[:]); c != 0 {
+			return c
+		}
+		if a.node.node.Name < b.node.node.Name {
+			return -1
+		}
+		return 1
+	})
+}
+
+// promise keeps the room of a node for a Pod that waits for it, from others of
+// no higher priority; no node takes the promise back.
+func (s *Scheduler) promise(e *entry, node string) {
+	if e.promised == node {
+		return
+	}
+	was := e.promised
+	if e.promised = node; node != "" {
+		s.nodeOf(node).promised[e.pod.UID] = e.wish().load
+	}
+	if was == "" {
+		return
+	}
+	i := s.nodeOf(was)
+	l := i.promised[e.pod.UID]
+	delete(i.promised, e.pod.UID)
+	s.sweep(was)
+	if l != nil && e.node != was {
+		s.changed(podLeft{l})
+	}
+}
+
+// preempt ends the victims. Until that is written the Pod is not looked at, lest
+// it chooses others besides; what happens in the meantime is not forgotten.
+func (s *Scheduler) preempt(ctx context.Context, e *entry, c *candidate) {
+	node := c.node.node.Name
+	for uid, l := range c.node.promised {
+		if other := s.pods[uid]; other != nil && other != e && lower(l, e.wish()) {
+			s.promise(other, "")
+			s.write(ctx, other, func(ctx context.Context) error { return s.tell(ctx, other, nil) })
+		}
+	}
+	s.promise(e, node)
+	s.queue.hold(e)
+	by, victims := e.pod, c.victims
+	s.writers.Go(func() {
+		err := s.endAll(ctx, by, node, victims)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn("cannot preempt", "pod", by.Namespace+"/"+by.Name, "err", err)
+		}
+		s.queue.release(e, err != nil)
+		s.ring()
+	})
+}
+
+func (s *Scheduler) endAll(ctx context.Context, by *corev1.Pod, node string, victims []*load) error {
+	s.slots <- struct{}{}
+	defer func() { <-s.slots }()
+	for _, l := range victims {
+		if l.pod.DeletionTimestamp != nil {
+			continue
+		}
+		if err := s.end(ctx, l.pod, by); apierrors.IsNotFound(err) {
+			continue // it has gone by itself
+		} else if err != nil {
+			return fmt.Errorf("cannot end pod %s/%s: %w", l.pod.Namespace, l.pod.Name, err)
+		}
+		s.events.Eventf(l.pod, by, corev1.EventTypeNormal, "Preempted", "Preempting", "Preempted by pod %v on node %v", by.UID, node)
+	}
+	return nil
+}
+
+// end says why a Pod must go, and lets it go with its own grace.
+func (s *Scheduler) end(ctx context.Context, victim, by *corev1.Pod) error {
+	p := victim.DeepCopy()
+	pod.SetCondition(&p.Status, corev1.PodCondition{
+		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonPreemptionByScheduler, ObservedGeneration: p.Generation,
+		Message: by.Spec.SchedulerName + ": preempting to accommodate a higher priority pod",
+	})
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": p.UID},
+		"status":   map[string]any{"conditions": []corev1.PodCondition{*pod.Condition(&p.Status, corev1.DisruptionTarget)}},
+	})
+	if err != nil {
+		return err
+	}
+	pods := s.cfg.Client.CoreV1().Pods(p.Namespace)
+	if _, err := pods.Patch(ctx, p.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
+		return err
+	}
+	return pods.Delete(ctx, p.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(p.UID))})
+}
