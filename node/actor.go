@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -33,7 +34,7 @@ type actor struct {
 	mu      sync.Mutex // guards the fields up to the line
 	latest  *corev1.Pod
 	deleted bool // the API has let go of the Pod
-	stale   bool // an object it refers to has changed
+	stale   bool // what its volumes are made of has changed
 	news    []func()
 	// ----
 	mem     memory
@@ -57,10 +58,7 @@ func newActor(a *Agent, p *corev1.Pod, gone bool) *actor {
 // actor has written itself comes back as old news.
 func (x *actor) want(p *corev1.Pod) {
 	x.mu.Lock()
-	isNew := newer(p, x.latest)
-	if isNew {
-		x.latest = p
-	}
+	isNew := x.take(p)
 	x.mu.Unlock()
 	if isNew {
 		x.wake()
@@ -71,9 +69,20 @@ func (x *actor) want(p *corev1.Pod) {
 func (x *actor) written(p *corev1.Pod) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if newer(p, x.latest) {
-		x.latest = p
+	if x.take(p) && x.stale {
+		x.wake()
 	}
+}
+
+// take keeps a Pod that is newer, and says whether it is. Its labels and
+// annotations are what a downwardAPI volume may show. The caller holds mu.
+func (x *actor) take(p *corev1.Pod) bool {
+	if !newer(p, x.latest) {
+		return false
+	}
+	x.stale = x.stale || !maps.Equal(p.Labels, x.latest.Labels) || !maps.Equal(p.Annotations, x.latest.Annotations)
+	x.latest = p
+	return true
 }
 
 func newer(p, than *corev1.Pod) bool {
