@@ -4,8 +4,6 @@ package apiserver
 
 import (
 	"fmt"
-	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -48,10 +46,7 @@ func addEventsGroup(s *runtime.Scheme) error {
 	if err != nil {
 		return err
 	}
-	known := []string{"metadata.name", "metadata.namespace", "reason", "reportingController", "regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid", "type"}
-	if err := s.AddFieldLabelConversionFunc(eventsV1.WithKind("Event"), func(l, v string) (string, string, error) {
-		return eventField(l, v, known)
-	}); err != nil {
+	if err := s.AddFieldLabelConversionFunc(eventsV1.WithKind("Event"), eventField); err != nil {
 		return err
 	}
 	return convert((*corev1.EventList)(nil), (*eventsv1.EventList)(nil), func(a, b any, _ conversion.Scope) error {
@@ -86,13 +81,19 @@ func fromCore(a *corev1.Event, b *eventsv1.Event) {
 	}
 }
 
+// eventFields1 are the selectable fields of events.k8s.io/v1, by the names that
+// core/v1 has for them.
+var eventFields1 = map[string]string{
+	"metadata.name": "metadata.name", "metadata.namespace": "metadata.namespace", "reason": "reason", "type": "type", "reportingController": "reportingComponent",
+	"regarding.kind": "involvedObject.kind", "regarding.namespace": "involvedObject.namespace", "regarding.name": "involvedObject.name", "regarding.uid": "involvedObject.uid",
+	"regarding.apiVersion": "involvedObject.apiVersion", "regarding.resourceVersion": "involvedObject.resourceVersion", "regarding.fieldPath": "involvedObject.fieldPath",
+}
+
 // eventField turns a field of events.k8s.io/v1 into that of core/v1.
-func eventField(label, value string, known []string) (string, string, error) {
-	if !slices.Contains(known, label) {
+func eventField(label, value string) (string, string, error) {
+	name, ok := eventFields1[label]
+	if !ok {
 		return "", "", fmt.Errorf("field label not supported: %s", label)
 	}
-	if rest, ok := strings.CutPrefix(label, "regarding."); ok {
-		label = "involvedObject." + rest
-	}
-	return label, value, nil
+	return name, value, nil
 }

@@ -47,7 +47,7 @@ func (s *Server) namespaceRow() *row {
 				return len(n.Spec.Finalizers) == 0 && registry.ShouldDeleteDuringUpdate(ctx, key, o, old)
 			}
 		},
-	}, shortNames("ns"), clusterScoped, withoutGeneration, func(r *row) {
+	}, shortNames("ns"), clusterScoped, withoutGeneration, echoDeleted, func(r *row) {
 		r.replaceMain = func(m *registry.Store) rest.Storage { return namespaceStore{mainStore{m, r}, m} }
 	})
 }

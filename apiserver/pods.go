@@ -71,7 +71,7 @@ func podFields(p *corev1.Pod) fields.Set {
 	return fields.Set{
 		"spec.nodeName": p.Spec.NodeName, "spec.restartPolicy": string(p.Spec.RestartPolicy), "spec.schedulerName": p.Spec.SchedulerName,
 		"spec.serviceAccountName": p.Spec.ServiceAccountName, "spec.hostNetwork": strconv.FormatBool(p.Spec.HostNetwork),
-		"status.phase": string(p.Status.Phase), "status.podIP": ip, "status.nominatedNodeName": p.Status.NominatedNodeName,
+		"status.phase": string(p.Status.Phase), "status.podIP": ip, "status.podIPs": "" /* known, and never set */, "status.nominatedNodeName": p.Status.NominatedNodeName,
 	}
 }
 

@@ -43,6 +43,9 @@ type row struct {
 	// notByStatus are fields of the metadata that a writer of /status cannot own.
 	notByStatus []string
 	ttl         uint64
+	// collection is what becomes of the dependents of a deleted object unless
+	// the request says otherwise.
+	collection rest.GarbageCollectionPolicy
 
 	newObject, newList func() runtime.Object
 	defaults           func(runtime.Object)
@@ -184,9 +187,12 @@ func echoDeleted(r *row)                    { r.echo = true }
 func clusterScoped(r *row)                  { r.cluster = true }
 func upsertable(r *row)                     { r.upsert = true }
 func strictUpdate(r *row)                   { r.anyUpdate = false }
-func bornWithStatus(r *row)                 { r.bornStatus = true }
-func withoutGeneration(r *row)              { r.generation = false }
-func indexedBy(names ...string) func(*row)  { return func(r *row) { r.indexed = names } }
+func collected(p rest.GarbageCollectionPolicy) func(*row) {
+	return func(r *row) { r.collection = p }
+}
+func bornWithStatus(r *row)                { r.bornStatus = true }
+func withoutGeneration(r *row)             { r.generation = false }
+func indexedBy(names ...string) func(*row) { return func(r *row) { r.indexed = names } }
 
 // specField and statusField reach the two halves that nearly every type has.
 func fieldOf(o runtime.Object, name string) reflect.Value {

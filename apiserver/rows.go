@@ -59,7 +59,7 @@ func (s *Server) resources() []*row {
 		}, shortNames("sa"), echoDeleted),
 		resource[corev1.Event, corev1.EventList](core, "Event", "events", "event", hooks[corev1.Event]{
 			Validate: validation.Event, ValidateUpdate: validation.EventUpdate, Columns: table.Event(), Selectable: eventFields,
-		}, shortNames("ev"), upsertable, func(r *row) { r.ttl = eventTTL }),
+		}, shortNames("ev"), upsertable, collected(rest.Unsupported), func(r *row) { r.ttl = eventTTL }),
 		s.serviceRow(),
 		resource[corev1.Endpoints, corev1.EndpointsList](core, "Endpoints", "endpoints", "endpoints", hooks[corev1.Endpoints]{
 			Defaults: defaults.Endpoints, Validate: validation.Endpoints, ValidateUpdate: validation.EndpointsUpdate, Warn: warn(validation.EndpointsWarnings), Columns: table.Endpoints(),
@@ -79,7 +79,7 @@ func (s *Server) resources() []*row {
 				return r.Spec.Replicas, r.Status.Replicas, &metav1.LabelSelector{MatchLabels: r.Spec.Selector}
 			},
 			ScaleSet: func(r *corev1.ReplicationController, n int32) { r.Spec.Replicas = &n },
-		}, shortNames("rc"), inAll),
+		}, shortNames("rc"), inAll, collected(rest.OrphanDependents)),
 		resource[corev1.PodTemplate, corev1.PodTemplateList](core, "PodTemplate", "podtemplates", "podtemplate", hooks[corev1.PodTemplate]{
 			Defaults: defaults.PodTemplate, Validate: validation.PodTemplate, ValidateUpdate: validation.PodTemplateUpdate, Warn: warn(validation.PodTemplateWarnings), Columns: table.PodTemplate(),
 			Prepare: func(_ context.Context, t, _ *corev1.PodTemplate) { defaults.PreparePodTemplate(&t.Template) },
@@ -87,15 +87,12 @@ func (s *Server) resources() []*row {
 		resource[appsv1.ReplicaSet, appsv1.ReplicaSetList](appsv1.SchemeGroupVersion, "ReplicaSet", "replicasets", "replicaset", hooks[appsv1.ReplicaSet]{
 			Defaults: defaults.ReplicaSet, Validate: validation.ReplicaSet, ValidateUpdate: validation.ReplicaSetUpdate,
 			ValidateStatus: validation.ReplicaSetStatusUpdate, Warn: warn(validation.ReplicaSetWarnings), Columns: table.ReplicaSet(),
-			Selectable: func(r *appsv1.ReplicaSet) fields.Set {
-				return fields.Set{"status.replicas": itoa(r.Status.Replicas)}
-			},
 			Prepare: func(_ context.Context, r, _ *appsv1.ReplicaSet) { defaults.PreparePodTemplate(&r.Spec.Template) },
 			ScaleGet: func(r *appsv1.ReplicaSet) (*int32, int32, *metav1.LabelSelector) {
 				return r.Spec.Replicas, r.Status.Replicas, r.Spec.Selector
 			},
 			ScaleSet: func(r *appsv1.ReplicaSet, n int32) { r.Spec.Replicas = &n },
-		}, shortNames("rs"), inAll),
+		}, shortNames("rs"), inAll, collected(rest.DeleteDependents)),
 	}
 	return append(rows, s.clusterRows()...)
 }
@@ -160,7 +157,7 @@ func eventFields(e *corev1.Event) fields.Set {
 	return fields.Set{
 		"involvedObject.kind": o.Kind, "involvedObject.namespace": o.Namespace, "involvedObject.name": o.Name,
 		"involvedObject.uid": string(o.UID), "involvedObject.apiVersion": o.APIVersion, "involvedObject.resourceVersion": o.ResourceVersion,
-		"involvedObject.fieldPath": o.FieldPath, "reason": e.Reason, "reportingComponent": e.ReportingController, "reportingController": e.ReportingController,
+		"involvedObject.fieldPath": o.FieldPath, "reason": e.Reason, "reportingComponent": e.ReportingController,
 		"source": source, "type": e.Type,
 	}
 }

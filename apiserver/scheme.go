@@ -62,13 +62,16 @@ func (r *row) register(s *runtime.Scheme) error {
 	if err := s.SetVersionPriority(r.gv); err != nil {
 		return err
 	}
+	if r.selectable == nil {
+		return s.AddFieldLabelConversionFunc(r.gv.WithKind(r.kind), runtime.DefaultMetaV1FieldSelectorConversion)
+	}
 	known := r.attributes(r.newObject())
 	return s.AddFieldLabelConversionFunc(r.gv.WithKind(r.kind), func(label, value string) (string, string, error) {
 		if alias := r.fieldAlias(label); alias != "" {
 			label = alias
 		}
 		if _, ok := known[label]; !ok {
-			return "", "", r.unknownField(label)
+			return "", "", fmt.Errorf("field label not supported: %s", label)
 		}
 		return label, value, nil
 	})
@@ -80,14 +83,6 @@ func (r *row) fieldAlias(label string) string {
 		return "spec.nodeName"
 	}
 	return ""
-}
-
-func (r *row) unknownField(label string) error {
-	switch r.kind {
-	case "Pod", "Node", "ReplicationController", "Event", "Namespace", "Secret", "Service":
-		return fmt.Errorf("field label not supported: %s", label)
-	}
-	return fmt.Errorf("%q is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", label)
 }
 
 // addQueryOptions lets the streaming subresources read their options from the

@@ -28,6 +28,11 @@ func (s strategy) NamespaceScoped() bool                         { return !s.row
 func (s strategy) AllowCreateOnUpdate(context.Context) bool      { return s.row.upsert }
 func (s strategy) AllowUnconditionalUpdate(context.Context) bool { return s.row.anyUpdate }
 
+// DefaultGarbageCollectionPolicy is the kind's own.
+func (s strategy) DefaultGarbageCollectionPolicy(context.Context) rest.GarbageCollectionPolicy {
+	return s.row.collection
+}
+
 func (s strategy) Canonicalize(o runtime.Object) {
 	if s.row.canonicalize != nil {
 		s.row.canonicalize(o)

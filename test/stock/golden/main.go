@@ -61,5 +61,12 @@ func run(corpus, golden string) error {
 	if err != nil {
 		return err
 	}
-	return write(filepath.Join(golden, "columns.yaml"), columns)
+	if err := write(filepath.Join(golden, "columns.yaml"), columns); err != nil {
+		return err
+	}
+	all := map[string]traits{}
+	for name, k := range kinds {
+		all[name] = k.traits()
+	}
+	return write(filepath.Join(golden, "traits.yaml"), all)
 }
