@@ -197,11 +197,24 @@ type updateOnly interface {
 	rest.ResetFieldsStrategy
 }
 
+// sliceGeneration counts changes of an EndpointSlice, of which the labels say
+// whose it is.
 func sliceGeneration(e, old *discoveryv1.EndpointSlice) int64 {
-	if old == nil {
+	same := func(a, b any) bool { return equality.Semantic.DeepEqual(a, b) }
+	switch {
+	case old == nil:
 		return 1
+	case e.AddressType == old.AddressType && same(e.Endpoints, old.Endpoints) && same(e.Ports, old.Ports) && same(e.Labels, old.Labels):
+		return old.Generation
 	}
-	if equality.Semantic.DeepEqual(e.Endpoints, old.Endpoints) && equality.Semantic.DeepEqual(e.Ports, old.Ports) {
+	return old.Generation + 1
+}
+
+func templateGeneration(t, old *corev1.PodTemplate) int64 {
+	switch {
+	case old == nil:
+		return 1
+	case equality.Semantic.DeepEqual(t.Template, old.Template):
 		return old.Generation
 	}
 	return old.Generation + 1

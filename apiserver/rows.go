@@ -82,7 +82,10 @@ func (s *Server) resources() []*row {
 		}, shortNames("rc"), inAll, collected(rest.OrphanDependents)),
 		resource[corev1.PodTemplate, corev1.PodTemplateList](core, "PodTemplate", "podtemplates", "podtemplate", hooks[corev1.PodTemplate]{
 			Defaults: defaults.PodTemplate, Validate: validation.PodTemplate, ValidateUpdate: validation.PodTemplateUpdate, Warn: warn(validation.PodTemplateWarnings), Columns: table.PodTemplate(),
-			Prepare: func(_ context.Context, t, _ *corev1.PodTemplate) { defaults.PreparePodTemplate(&t.Template) },
+			Prepare: func(_ context.Context, t, old *corev1.PodTemplate) {
+				defaults.PreparePodTemplate(&t.Template)
+				t.Generation = templateGeneration(t, old)
+			},
 		}, echoDeleted),
 		resource[appsv1.ReplicaSet, appsv1.ReplicaSetList](appsv1.SchemeGroupVersion, "ReplicaSet", "replicasets", "replicaset", hooks[appsv1.ReplicaSet]{
 			Defaults: defaults.ReplicaSet, Validate: validation.ReplicaSet, ValidateUpdate: validation.ReplicaSetUpdate,
@@ -117,6 +120,11 @@ func (s *Server) clusterRows() []*row {
 		}, clusterScoped, upsertable, strictUpdate),
 		resource[schedulingv1.PriorityClass, schedulingv1.PriorityClassList](schedulingv1.SchemeGroupVersion, "PriorityClass", "priorityclasses", "priorityclass", hooks[schedulingv1.PriorityClass]{
 			Defaults: defaults.PriorityClass, Validate: validation.PriorityClass, ValidateUpdate: validation.PriorityClassUpdate, Columns: table.PriorityClass(),
+			Prepare: func(_ context.Context, p, old *schedulingv1.PriorityClass) {
+				if old == nil {
+					p.Generation = 1 // and so it stays
+				}
+			},
 		}, shortNames("pc"), clusterScoped),
 		resource[rbacv1.Role, rbacv1.RoleList](rbac, "Role", "roles", "role", hooks[rbacv1.Role]{
 			Validate: validation.Role, ValidateUpdate: validation.RoleUpdate, Columns: table.Role(), Wrap: s.guardRoles,
