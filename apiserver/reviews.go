@@ -5,7 +5,6 @@ package apiserver
 import (
 	"context"
 	"fmt"
-	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -23,6 +22,7 @@ import (
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/api/validation"
 	"github.com/peapod/peapod/auth"
@@ -266,25 +266,26 @@ func (tokenRequest) GroupVersionKind(schema.GroupVersion) schema.GroupVersionKin
 func (t tokenRequest) Create(ctx context.Context, name string, o runtime.Object, validate rest.ValidateObjectFunc, _ *metav1.CreateOptions) (runtime.Object, error) {
 	req := o.(*authenticationv1.TokenRequest)
 	if req.Spec.ExpirationSeconds == nil {
-		req.Spec.ExpirationSeconds = new(int64)
-		*req.Spec.ExpirationSeconds = 60 * 60
+		req.Spec.ExpirationSeconds = ptr.To[int64](60 * 60)
 	}
+	account, err := t.account(ctx, name, req)
+	if err != nil {
+		return nil, err
+	}
+	if len(req.Spec.Audiences) == 0 {
+		req.Spec.Audiences = []string{auth.Issuer}
+	}
+	req.Name, req.Namespace, req.UID, req.CreationTimestamp = account.Name, account.Namespace, account.UID, metav1.Now()
+	req.Status = authenticationv1.TokenRequestStatus{}
 	if errs := validation.TokenRequest(req); len(errs) > 0 {
-		return nil, apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("").GroupKind(), name, errs)
+		return nil, apierrors.NewInvalid(tokenKind, "", errs)
 	}
 	if validate != nil {
 		if err := validate(ctx, req.DeepCopyObject()); err != nil {
 			return nil, err
 		}
 	}
-	found, err := t.accounts.Get(ctx, name, &metav1.GetOptions{})
-	if err != nil {
-		return nil, err
-	}
-	sign := auth.Request{Account: found.(*corev1.ServiceAccount), Audiences: req.Spec.Audiences, Seconds: *req.Spec.ExpirationSeconds}
-	if len(sign.Audiences) == 0 {
-		sign.Audiences, req.Spec.Audiences = []string{auth.Issuer}, []string{auth.Issuer}
-	}
+	sign := auth.Request{Account: account, Audiences: req.Spec.Audiences, Seconds: *req.Spec.ExpirationSeconds}
 	if err := t.bind(ctx, req, &sign); err != nil {
 		return nil, err
 	}
@@ -292,10 +293,37 @@ func (t tokenRequest) Create(ctx context.Context, name string, o runtime.Object,
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	req.Name, req.Namespace, req.CreationTimestamp = name, namespaceOf(ctx), metav1.NewTime(time.Now())
 	req.Status = auth.TokenStatus(token, expires)
 	return req, nil
 }
+
+var tokenKind = authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind()
+
+// account finds the account that the URL names; what the request's own metadata
+// says must be the same.
+func (t tokenRequest) account(ctx context.Context, name string, req *authenticationv1.TokenRequest) (*corev1.ServiceAccount, error) {
+	at := field.NewPath("metadata")
+	if req.Name != "" && req.Name != name {
+		return nil, apierrors.NewInvalid(tokenKind, name, field.ErrorList{field.Invalid(at.Child("name"), req.Name, "must match the service account name if specified")})
+	}
+	if req.Namespace != "" && req.Namespace != namespaceOf(ctx) {
+		return nil, apierrors.NewInvalid(tokenKind, name, field.ErrorList{field.Invalid(at.Child("namespace"), req.Namespace, "must match the service account namespace if specified")})
+	}
+	found, err := t.accounts.Get(ctx, name, &metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	account := found.(*corev1.ServiceAccount)
+	if req.UID != "" && req.UID != account.UID {
+		conflict := fmt.Errorf("the UID in the token request (%s) does not match the UID of the service account (%s)", req.UID, account.UID)
+		return nil, apierrors.NewConflict(schema.GroupResource{Group: tokenKind.Group, Resource: tokenKind.Kind}, name, conflict)
+	}
+	return account, nil
+}
+
+// PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate keeps the UID of a
+// request, which says whose token it is to be.
+func (tokenRequest) PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate() bool { return true }
 
 // bind finds the object the token shall live and die with.
 func (t tokenRequest) bind(ctx context.Context, req *authenticationv1.TokenRequest, sign *auth.Request) error {

@@ -134,6 +134,7 @@ func resource[T, L any, P pointer[T], PL listPointer[L]](gv schema.GroupVersion,
 	}
 	if h.ScaleGet != nil {
 		r.scale = &scaleAccess{
+			gv:  gv,
 			get: func(o runtime.Object) (*int32, int32, *metav1.LabelSelector) { return h.ScaleGet(of(o)) },
 			set: func(o runtime.Object, n int32) { h.ScaleSet(of(o), n) },
 		}

@@ -9,15 +9,19 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
 // scaleAccess reaches the replica counts of a kind.
 type scaleAccess struct {
+	gv  schema.GroupVersion // of the kind
 	get func(runtime.Object) (spec *int32, status int32, selector *metav1.LabelSelector)
 	set func(runtime.Object, int32)
 }
@@ -62,7 +66,7 @@ func (s scaleStore) Get(ctx context.Context, name string, o *metav1.GetOptions) 
 
 func (s scaleStore) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc, _ bool, o *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	whole := scaledObject{s, info, update, name}
-	done, _, err := s.main.Update(ctx, name, rest.DefaultUpdatedObjectInfo(nil, whole.transform), rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc, false, o)
+	done, _, err := s.main.Update(ctx, name, whole, rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc, false, o)
 	if err != nil {
 		return nil, false, err
 	}
@@ -78,9 +82,19 @@ type scaledObject struct {
 	name   string
 }
 
-func (u scaledObject) transform(ctx context.Context, _, old runtime.Object) (runtime.Object, error) {
-	was, err := u.scaleOf(old)
+// Preconditions are those of the Scale.
+func (u scaledObject) Preconditions() *metav1.Preconditions { return u.info.Preconditions() }
+
+// UpdatedObject scales the object. What a manager owns of the Scale it owns of
+// the object.
+func (u scaledObject) UpdatedObject(ctx context.Context, old runtime.Object) (runtime.Object, error) {
+	out := old.DeepCopyObject().(object)
+	was, err := u.scaleOf(out)
 	if err != nil {
+		return nil, err
+	}
+	owned := managedfields.NewScaleHandler(out.GetManagedFields(), u.access.gv, managedfields.ResourcePathMappings{u.access.gv.String(): fieldpath.MakePathOrDie("spec", "replicas")})
+	if was.ManagedFields, err = owned.ToSubresource(); err != nil {
 		return nil, err
 	}
 	changed, err := u.info.UpdatedObject(ctx, was)
@@ -89,22 +103,32 @@ func (u scaledObject) transform(ctx context.Context, _, old runtime.Object) (run
 	}
 	scale, ok := changed.(*autoscalingv1.Scale)
 	if !ok {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("wrong object passed to Scale update: %T", changed))
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("expected input object type to be Scale, but %T", changed))
 	}
+	errs := metavalidation.ValidateManagedFields(scale.ManagedFields, field.NewPath("metadata", "managedFields"))
 	if scale.Spec.Replicas < 0 {
-		errs := field.ErrorList{field.Invalid(field.NewPath("spec", "replicas"), scale.Spec.Replicas, "must be greater than or equal to 0").WithOrigin("minimum")}
+		errs = append(errs, field.Invalid(field.NewPath("spec", "replicas"), scale.Spec.Replicas, "must be greater than or equal to 0").WithOrigin("minimum"))
+	}
+	if len(errs) > 0 {
 		return nil, apierrors.NewInvalid(autoscalingv1.SchemeGroupVersion.WithKind("Scale").GroupKind(), u.name, errs)
+	}
+	if scale.UID != "" && scale.UID != out.GetUID() {
+		part := u.main.DefaultQualifiedResource
+		part.Resource += "/scale"
+		return nil, apierrors.NewConflict(part, u.name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", scale.UID, out.GetUID())) //nolint:staticcheck // upstream's text
 	}
 	if u.update != nil {
 		if err := u.update(ctx, scale, was); err != nil {
 			return nil, err
 		}
 	}
-	out := old.DeepCopyObject()
 	u.access.set(out, scale.Spec.Replicas)
-	if scale.ResourceVersion != "" {
-		out.(object).SetResourceVersion(scale.ResourceVersion)
+	out.SetResourceVersion(scale.ResourceVersion)
+	managers, err := owned.ToParent(scale.ManagedFields)
+	if err != nil {
+		return nil, err
 	}
+	out.SetManagedFields(managers)
 	return out, nil
 }
 
