@@ -13,8 +13,10 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
@@ -29,7 +31,12 @@ const (
 	probeSuccess verdict = iota
 	probeWarning         // a success with something to say
 	probeFailure
+	probeUnknown // it could not be asked
 )
+
+func (v verdict) String() string {
+	return [...]string{"success", "warning", "failure", "unknown"}[v]
+}
 
 // probeTries is how often a probe that could not be carried out is repeated.
 const probeTries = 3
@@ -54,19 +61,19 @@ func (a *Agent) ask(ctx context.Context, p *corev1.Pod, c *corev1.Container, at 
 	case pr.Exec != nil:
 		return a.askExec(ctx, c, at, pr.Exec.Command, timeout)
 	case pr.HTTPGet != nil:
-		ctx, cancel := context.WithTimeout(ctx, timeout)
-		defer cancel()
-		return a.askHTTP(ctx, p, c, pr.HTTPGet)
+		return a.askHTTP(ctx, p, c, pr.HTTPGet, timeout)
 	case pr.TCPSocket != nil:
 		port, err := portNumber(c, pr.TCPSocket.Port)
 		if err != nil {
-			return probeFailure, "", err
+			return probeUnknown, "", err
 		}
 		host := pr.TCPSocket.Host
 		if host == "" {
 			host = a.podAddress(ctx, p)
 		}
-		conn, err := (&net.Dialer{Timeout: timeout}).DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+		d := probeDialer()
+		d.Timeout = timeout
+		conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 		if err != nil {
 			return probeFailure, err.Error(), nil
 		}
@@ -78,7 +85,7 @@ func (a *Agent) ask(ctx context.Context, p *corev1.Pod, c *corev1.Container, at 
 		}
 		return probeSuccess, "", nil
 	}
-	return probeFailure, "", fmt.Errorf("missing probe handler for %s:%s", fullName(p), c.Name)
+	return probeUnknown, "", fmt.Errorf("missing probe handler for %s:%s", fullName(p), c.Name)
 }
 
 // askExec runs a command in the container; $(NAME) is known for plain values
@@ -94,7 +101,7 @@ func (a *Agent) askExec(ctx context.Context, c *corev1.Container, at *instance, 
 	case grpcstatus.Code(err) == codes.DeadlineExceeded:
 		return probeFailure, fmt.Sprintf("command timed out: %q timed out after %s", strings.Join(command, " "), timeout), nil
 	case err != nil:
-		return probeFailure, "", err
+		return probeUnknown, "", err
 	}
 	text := string(r.Stdout) + string(r.Stderr)
 	text = text[:min(len(text), answerLimit)]
@@ -104,15 +111,17 @@ func (a *Agent) askExec(ctx context.Context, c *corev1.Container, at *instance, 
 	return probeSuccess, text, nil
 }
 
-func (a *Agent) askHTTP(ctx context.Context, p *corev1.Pod, c *corev1.Container, g *corev1.HTTPGetAction) (verdict, string, error) {
+func (a *Agent) askHTTP(ctx context.Context, p *corev1.Pod, c *corev1.Container, g *corev1.HTTPGetAction, timeout time.Duration) (verdict, string, error) {
 	q, err := a.httpRequest(ctx, p, c, g, "probe")
 	if err != nil {
-		return probeFailure, "", err
+		return probeUnknown, "", err
 	}
-	code, body, err := a.httpDo(q)
+	code, body, err := a.httpDo(q, timeout)
 	switch {
-	case err != nil:
+	case err != nil && code == 0:
 		return probeFailure, err.Error(), nil
+	case err != nil: // it began to answer
+		return probeFailure, "", err
 	case code >= 200 && code < 300:
 		return probeSuccess, "", nil
 	case code >= 300 && code < 400:
@@ -198,10 +207,15 @@ func (a *Agent) httpRequest(ctx context.Context, p *corev1.Pod, c *corev1.Contai
 }
 
 // httpDo asks without proof of identity, compression or proxies, and follows
-// redirects within the host.
-func (a *Agent) httpDo(q *http.Request) (code int, body string, err error) {
+// redirects within the host. A timeout of zero is none. An error with a code is
+// that of an answer that has no end.
+func (a *Agent) httpDo(q *http.Request, timeout time.Duration) (code int, body string, err error) {
+	t := &http.Transport{
+		DisableKeepAlives: true, DisableCompression: true, ForceAttemptHTTP2: true, TLSHandshakeTimeout: handshakePatience, DialContext: probeDialer().DialContext,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // as kubelets probe
+	}
 	client := http.Client{
-		Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, //nolint:gosec // as kubelets probe
+		Transport: t, Timeout: timeout,
 		CheckRedirect: func(r *http.Request, via []*http.Request) error {
 			if r.URL.Hostname() != via[0].URL.Hostname() {
 				return http.ErrUseLastResponse
@@ -219,4 +233,18 @@ func (a *Agent) httpDo(q *http.Request) (code int, body string, err error) {
 	defer r.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(r.Body, answerLimit))
 	return r.StatusCode, string(b), err
+}
+
+// handshakePatience bounds a TLS handshake where nothing else does.
+const handshakePatience = 10 * time.Second
+
+// probeDialer closes connections within a second: those that probes leave
+// behind must not fill the table of the node's ports.
+func probeDialer() *net.Dialer {
+	return &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) {
+			// Without it a connection lingers for a minute, no more.
+			_ = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 1})
+		})
+	}}
 }

@@ -54,13 +54,13 @@ func (a *Agent) httpHook(ctx context.Context, p *corev1.Pod, c *corev1.Container
 	if err != nil {
 		return err
 	}
-	_, _, err = a.httpDo(q)
+	_, _, err = a.httpDo(q, 0)
 	var plain *url.Error
 	if errors.As(err, &plain) && strings.Contains(plain.Err.Error(), "server gave HTTP response to HTTPS client") {
 		again := q.Clone(ctx)
 		again.URL.Scheme = "http"
 		again.Header.Del("Authorization")
-		if _, _, err = a.httpDo(again); err == nil {
+		if _, _, err = a.httpDo(again, 0); err == nil {
 			a.events.Eventf(p, corev1.EventTypeWarning, "LifecycleHTTPFallback", "request to HTTPS lifecycle hook %s got HTTP response, retry with HTTP succeeded", again.URL.Host)
 		}
 	}

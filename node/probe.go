@@ -143,7 +143,7 @@ func (x *actor) rounds(ctx context.Context, c *corev1.Container, at *instance, p
 		}
 		switch {
 		case err != nil: // the prober's own fault counts for neither
-			x.containerEvent(x.pod(), c, corev1.EventTypeWarning, "Unhealthy", "%s probe errored and resulted in unknown state: %s", kind, err)
+			x.containerEvent(x.pod(), c, corev1.EventTypeWarning, "Unhealthy", "%s probe errored and resulted in %s state: %s", kind, result, err)
 			continue
 		case result == probeFailure:
 			x.containerEvent(x.pod(), c, corev1.EventTypeWarning, "Unhealthy", "%s probe failed: %s", kind, text)
