@@ -34,6 +34,7 @@ import (
 	"github.com/peapod/peapod/network"
 	"github.com/peapod/peapod/runtime"
 	"github.com/peapod/peapod/sandbox"
+	"github.com/peapod/peapod/service"
 )
 
 // OpenImages opens the image store of a data folder, with or without a node
@@ -149,7 +150,9 @@ type node struct {
 	images  *image.Store
 	api     *apiserver.Server
 	cri     cri.Client
-	current atomic.Pointer[runtime.Runtime]
+	// addresses leads the addresses of Services to their Pods.
+	addresses *service.Proxy
+	current   atomic.Pointer[runtime.Runtime]
 
 	parts sync.WaitGroup
 	mu    sync.Mutex // guards stops while parts start together

@@ -14,13 +14,16 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/client-go/kubernetes"
 	ctrl "sigs.k8s.io/controller-runtime"
+	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/controller"
 	nodeagent "github.com/peapod/peapod/node"
 	"github.com/peapod/peapod/scheduler"
+	"github.com/peapod/peapod/service"
 )
 
 // masters is the group of this process's own components: they share its fate,
@@ -75,9 +78,34 @@ func (d *node) startControllers(ctx context.Context) error {
 		return fmt.Errorf("cannot start the scheduler: %w", err)
 	}
 	s := scheduler.New(scheduler.Config{Client: binder, Pods: pods, Nodes: nodes, Log: d.Log})
+	if d.addresses, err = d.newServices(ctx, m.GetCache()); err != nil {
+		return err
+	}
 	d.part(ctx, "the controllers", m.Start)
 	d.part(ctx, "the scheduler", s.Run)
+	d.part(ctx, "the addresses of Services", d.addresses.Run)
 	return nil
+}
+
+// newServices makes what leads the addresses of Services to their Pods. Where
+// the Pods' network is an external runtime's, their range is not known.
+func (d *node) newServices(ctx context.Context, shared ctrlcache.Cache) (*service.Proxy, error) {
+	services, err := shared.GetInformer(ctx, &corev1.Service{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot serve addresses of Services: %w", err)
+	}
+	slices, err := shared.GetInformer(ctx, &discoveryv1.EndpointSlice{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot serve addresses of Services: %w", err)
+	}
+	c := service.Config{
+		Instance: d.instance, NodeName: d.NodeName, NodeIP: d.ip, Services: d.services,
+		ServiceInformer: services, SliceInformer: slices, Log: d.Log,
+	}
+	if d.network != nil {
+		c.Pods, c.Gateway = d.pods, d.network.Gateway()
+	}
+	return service.New(c)
 }
 
 func (d *node) newAgent() (*nodeagent.Agent, error) {
@@ -92,7 +120,7 @@ func (d *node) newAgent() (*nodeagent.Agent, error) {
 	return nodeagent.New(nodeagent.Config{
 		NodeName: d.NodeName, Client: client, CRI: d.cri, Dir: d.path("node"), Seccomp: d.path("seccomp"), LogDir: d.podLogs(), CgroupRoot: d.instance,
 		IP: net.IP(d.ip.AsSlice()), PodCIDR: d.pods.String(), Listen: l, Serve: d.serveNode, Version: KubernetesVersion,
-		APIHost: apiserver.ServiceAddress(d.services).String(), APIPort: "443", Log: d.Log,
+		APIHost: apiserver.ServiceAddress(d.services).String(), APIPort: "443", Drained: d.addresses.Drained, Log: d.Log,
 	})
 }
 

@@ -59,7 +59,8 @@ type Config struct {
 	APIHost, APIPort string
 	Version          string
 	// Drained returns when no new connection reaches the Pod any more; it is
-	// awaited, for a moment, before the Pod is asked to end. May be nil.
+	// awaited, for a moment, before a Pod that is being deleted is asked to
+	// end. May be nil.
 	Drained func(ctx context.Context, uid types.UID) error
 	Log     *slog.Logger
 	Now     func() time.Time

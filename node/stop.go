@@ -24,7 +24,8 @@ import (
 // the kill, also when its hook used up all the time or the Pod was forced.
 const minimumGrace = 2 * time.Second
 
-// drainPatience bounds the wait for the Pod's address to leave the Services.
+// drainPatience bounds the wait for the Pod's address to leave the Services: a
+// slice of somebody else's may name the Pod for ever.
 const drainPatience = 2 * time.Second
 
 // stopper carries the end of a Pod's containers. Its deadline is data: each
@@ -174,14 +175,6 @@ func (a *Agent) stopContainer(ctx context.Context, p *corev1.Pod, i *instance, s
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // a hook that overran lives as long as its container
 	say(corev1.EventTypeNormal, "Killing", why)
-	if a.cfg.Drained != nil {
-		drain, cancel := context.WithTimeout(ctx, drainPatience)
-		err := a.cfg.Drained(drain, p.UID)
-		cancel()
-		if err != nil && ctx.Err() == nil {
-			a.cfg.Log.Debug("pod was not drained in time", "pod", key(p), "uid", p.UID, "err", err)
-		}
-	}
 	if hook := i.preStop(); hook != nil && a.timeLeft(s) {
 		done := make(chan struct{})
 		var err error
@@ -196,7 +189,27 @@ func (a *Agent) stopContainer(ctx context.Context, p *corev1.Pod, i *instance, s
 	for _, b := range before {
 		a.untilDeadline(ctx, s, b)
 	}
+	a.untilDrained(ctx, p, s)
 	return a.signalAndKill(ctx, i, s)
+}
+
+// untilDrained waits until no new connection comes to a Pod that is being
+// deleted. Other Pods that end, or begin a container anew, leave their Services
+// by what their status says of it.
+func (a *Agent) untilDrained(ctx context.Context, p *corev1.Pod, s *stopper) {
+	if a.cfg.Drained == nil || p.DeletionTimestamp == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, drainPatience)
+	defer cancel()
+	done := make(chan struct{})
+	a.work.Go(func() {
+		defer close(done)
+		if err := a.cfg.Drained(ctx, p.UID); err != nil {
+			a.cfg.Log.Debug("pod was not drained in time", "pod", key(p), "uid", p.UID, "err", err)
+		}
+	})
+	a.untilDeadline(ctx, s, done)
 }
 
 func (a *Agent) timeLeft(s *stopper) bool {

@@ -7,6 +7,8 @@
 //	witness live FILE [STAY]      beat in FILE, note signals; end STAY ms after the first
 //	witness serve PORT            answer TCP and UDP with the caller's address
 //	witness ask tcp|udp ADDRESS   print the answer
+//	witness web PORT STAY DIR     answer TCP with the host name, note signals in DIR/<host name>; end STAY ms after the first
+//	witness call ADDRESS FILE     connect 500 times a second, note who answered, or "failed", and when the call began
 //	witness semaphore make|has|remove KEY
 package main
 
@@ -41,6 +43,13 @@ func run(args []string) error {
 		return serve(":" + args[1])
 	case "ask":
 		return ask(args[1], args[2])
+	case "web":
+		if len(args) < 4 {
+			return fmt.Errorf("web PORT STAY DIR")
+		}
+		return web(":"+args[1], args[2], args[3])
+	case "call":
+		return call(args[1], args[2])
 	case "semaphore":
 		return semaphore(args[1], args[2])
 	}
@@ -120,6 +129,64 @@ func serve(address string) error {
 		fmt.Fprint(c, host(c.RemoteAddr()))
 		c.Close()
 	}
+}
+
+// web is a server that goes on serving for a while when it is asked to end.
+func web(address, stay, dir string) error {
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprint(c, name)
+			c.Close()
+		}
+	}()
+	return live(dir+"/"+name, []string{stay})
+}
+
+// call notes each connection by the moment before it was made.
+func call(address, file string) error {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(f, "start", now())
+	for range time.Tick(2 * time.Millisecond) { // a pace that leaves the machine to others
+		begun := now()
+		who, err := answer(address)
+		if err != nil {
+			fmt.Fprintln(f, "failed", begun, err)
+			continue
+		}
+		fmt.Fprintln(f, who, begun)
+	}
+	return nil
+}
+
+func answer(address string) (string, error) {
+	c, err := net.DialTimeout("tcp", address, 5*time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return "", err
+	}
+	b, err := io.ReadAll(c)
+	if err == nil && len(b) == 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return string(b), err
 }
 
 func host(a net.Addr) string {
