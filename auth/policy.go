@@ -51,7 +51,8 @@ func aggregated(name, into string, rules ...rbacv1.PolicyRule) rbacv1.ClusterRol
 }
 
 // userFacing are admin, edit and view: each the sum of its own part and the
-// next smaller one.
+// next smaller one, in the order in which they are gathered again when a role
+// says that it is a part too.
 func userFacing() []rbacv1.ClusterRole {
 	view := []rbacv1.PolicyRule{
 		on("", readVerbs, "configmaps", "endpoints", "persistentvolumeclaims", "persistentvolumeclaims/status", "pods",
@@ -107,7 +108,7 @@ func userFacing() []rbacv1.ClusterRole {
 	viewRole := sum("view", "view", view)
 	viewRole.Labels[aggregateTo+"edit"] = "true"
 	return []rbacv1.ClusterRole{
-		sum("admin", "admin", concat(admin, edit, view)), editRole, viewRole,
+		sum("admin", "admin", concat(edit, view, admin)), editRole, viewRole,
 		aggregated("system:aggregate-to-admin", "admin", admin...),
 		aggregated("system:aggregate-to-edit", "edit", edit...),
 		aggregated("system:aggregate-to-view", "view", view...),
@@ -147,8 +148,62 @@ func ClusterRoles() []rbacv1.ClusterRole {
 			on("networking.k8s.io", []string{"list", "watch"}, "servicecidrs"),
 			on("discovery.k8s.io", []string{"list", "watch"}, "endpointslices")),
 		clusterRole("system:node", nodeRules()...),
+		clusterRole("system:kube-scheduler", schedulerRules()...),
+		clusterRole("system:kube-controller-manager",
+			on(",events.k8s.io", []string{"create", "patch", "update"}, "events"),
+			on("coordination.k8s.io", []string{"create"}, "leases"),
+			named(on("coordination.k8s.io", []string{"get", "update"}, "leases"), "kube-controller-manager"),
+			on("", []string{"create"}, "secrets", "serviceaccounts"),
+			on("", []string{"delete"}, "secrets"),
+			on("", []string{"get"}, "configmaps", "namespaces", "secrets", "serviceaccounts"),
+			on("", []string{"update"}, "secrets", "serviceaccounts"),
+			on("authentication.k8s.io", []string{"create"}, "tokenreviews"),
+			on("authorization.k8s.io", []string{"create"}, "subjectaccessreviews"),
+			on("*", []string{"list", "watch"}, "*"),
+			on("", []string{"create"}, "serviceaccounts/token")),
 	}
 	return append(roles, userFacing()...)
+}
+
+// named narrows a rule to one object.
+func named(r rbacv1.PolicyRule, name string) rbacv1.PolicyRule {
+	r.ResourceNames = []string{name}
+	return r
+}
+
+// schedulerRules are what a scheduler does that runs beside this one, for Pods
+// that name it.
+func schedulerRules() []rbacv1.PolicyRule {
+	return []rbacv1.PolicyRule{
+		on(",events.k8s.io", []string{"create", "patch", "update"}, "events"),
+		on("coordination.k8s.io", []string{"create"}, "leases"),
+		named(on("coordination.k8s.io", []string{"get", "list", "update", "watch"}, "leases"), "kube-scheduler"),
+		on("coordination.k8s.io", allVerbs, "leasecandidates"),
+		on("", readVerbs, "nodes"),
+		on("", []string{"delete", "get", "list", "watch"}, "pods"),
+		on("", []string{"create"}, "bindings", "pods/binding"),
+		on("", []string{"patch", "update"}, "pods/status"),
+		on("", readVerbs, "replicationcontrollers", "services"),
+		on("apps,extensions", readVerbs, "replicasets"),
+		on("apps", readVerbs, "statefulsets"),
+		on("policy", readVerbs, "poddisruptionbudgets"),
+		on("", readVerbs, "persistentvolumeclaims", "persistentvolumes"),
+		on("authentication.k8s.io", []string{"create"}, "tokenreviews"),
+		on("authorization.k8s.io", []string{"create"}, "subjectaccessreviews"),
+		on("storage.k8s.io", readVerbs, "csinodes"),
+		on("storage.k8s.io", readVerbs, "volumeattachments"),
+		on("", readVerbs, "namespaces"),
+		on("storage.k8s.io", readVerbs, "csidrivers"),
+		on("storage.k8s.io", readVerbs, "csistoragecapacities"),
+		on("resource.k8s.io", readVerbs, "deviceclasses"),
+		on("resource.k8s.io", []string{"get", "list", "patch", "update", "watch"}, "resourceclaims"),
+		on("resource.k8s.io", []string{"get", "list", "patch", "update", "watch"}, "resourceclaims/status"),
+		on("", []string{"update"}, "pods/finalizers"),
+		on("resource.k8s.io", readVerbs, "resourceslices"),
+		on("resource.k8s.io", []string{"create", "delete"}, "resourceclaims"),
+		on("resource.k8s.io", readVerbs, "devicetaintrules"),
+		on("resource.k8s.io", []string{"patch", "update"}, "resourceclaims/binding"),
+	}
 }
 
 // nodeRules are what a node agent does; the node authorizer and admission
@@ -197,7 +252,13 @@ func ClusterRoleBindings() []rbacv1.ClusterRoleBinding {
 		}
 		return b
 	}
+	user := func(name string) rbacv1.ClusterRoleBinding {
+		b := bind(name, name)
+		b.Subjects = []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: name}}
+		return b
+	}
 	return []rbacv1.ClusterRoleBinding{
+		user("system:kube-scheduler"), user("system:kube-controller-manager"),
 		bind("cluster-admin", "cluster-admin", "system:masters"),
 		bind("system:basic-user", "system:basic-user", "system:authenticated"),
 		bind("system:discovery", "system:discovery", "system:authenticated"),

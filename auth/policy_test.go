@@ -72,7 +72,7 @@ func TestDefaultPolicyIsUpstreams(t *testing.T) {
 	for _, r := range ClusterRoles() {
 		w := roles[r.Name]
 		if r.AggregationRule != nil {
-			sums[r.Name], r.Rules = r.Rules, nil // upstream's controller adds them up
+			sums[r.Name], r.Rules = r.Rules, nil // a controller adds them up
 		}
 		if got, want := text(t, &r), text(t, &w); got != want {
 			t.Errorf("%s\ngot:\n%s\nwant:\n%s", r.Name, got, want)
@@ -80,7 +80,7 @@ func TestDefaultPolicyIsUpstreams(t *testing.T) {
 	}
 	part := func(name string) []rbacv1.PolicyRule { return roles["system:aggregate-to-"+name].Rules }
 	for name, want := range map[string][]rbacv1.PolicyRule{
-		"view": part("view"), "edit": concat(part("edit"), part("view")), "admin": concat(part("admin"), part("edit"), part("view")),
+		"view": part("view"), "edit": concat(part("edit"), part("view")), "admin": concat(part("edit"), part("view"), part("admin")),
 	} {
 		if !reflect.DeepEqual(sums[name], want) {
 			t.Errorf("%s\ngot  %v\nwant %v", name, sums[name], want)
