@@ -27,6 +27,7 @@ type answer struct {
 	Input map[string]any `json:"input"`
 	Old   map[string]any `json:"old"`
 	Sub   string         `json:"sub"`
+	Via   string         `json:"via"`
 	Want  struct {
 		Object   map[string]any   `json:"object"`
 		Prepared map[string]any   `json:"prepared"`
@@ -100,7 +101,7 @@ func compare(t *testing.T, c answer) (out []string) {
 			out = append(out, what+" differ from Kubernetes (-want +got):\n"+d)
 		}
 	}
-	k, ok := kinds()[c.Input["kind"].(string)]
+	k, ok := kinds()[c.Input["kind"].(string)+c.Via]
 	if !ok {
 		t.Fatalf("unknown kind %v", c.Input["kind"])
 	}
@@ -209,6 +210,9 @@ func TestColumnsAsKubernetes(t *testing.T) {
 	want := map[string][]metav1.TableColumnDefinition{}
 	read(t, "testdata/golden/columns.yaml", &want)
 	for name, k := range kinds() {
+		if strings.Contains(name, "/") {
+			continue // another face of a kind
+		}
 		t.Run(name, func(t *testing.T) {
 			var differences []string
 			if d := cmp.Diff(want[name], k.columns); d != "" {

@@ -192,12 +192,13 @@ func kinds() map[string]kind {
 			parts: map[string]part[corev1.Node]{"status": {prepare: defaults.PrepareNodeStatus, check: validation.NodeStatusUpdate}}}),
 		"Namespace": of(rules[corev1.Namespace]{cluster: true, defaults: defaults.Namespace, prepare: defaults.PrepareNamespace, check: validation.Namespace, change: validation.NamespaceUpdate, columns: table.Namespace(),
 			parts: map[string]part[corev1.Namespace]{"status": {check: validation.NamespaceStatusUpdate}, "finalize": {check: validation.NamespaceFinalizeUpdate}}}),
-		"ConfigMap":      of(rules[corev1.ConfigMap]{defaults: defaults.ConfigMap, check: validation.ConfigMap, change: validation.ConfigMapUpdate, columns: table.ConfigMap()}),
-		"Secret":         of(rules[corev1.Secret]{defaults: defaults.Secret, check: validation.Secret, change: validation.SecretUpdate, warn: validation.SecretWarnings, columns: table.Secret()}),
-		"ServiceAccount": of(rules[corev1.ServiceAccount]{check: validation.ServiceAccount, change: validation.ServiceAccountUpdate, warn: validation.ServiceAccountWarnings, columns: table.ServiceAccount()}),
-		"Event":          of(rules[corev1.Event]{check: validation.Event, change: validation.EventUpdate, columns: table.Event()}),
-		"Service":        services(),
-		"Endpoints":      of(rules[corev1.Endpoints]{defaults: defaults.Endpoints, check: validation.Endpoints, change: validation.EndpointsUpdate, warn: validation.EndpointsWarnings, columns: table.Endpoints()}),
+		"ConfigMap":             of(rules[corev1.ConfigMap]{defaults: defaults.ConfigMap, check: validation.ConfigMap, change: validation.ConfigMapUpdate, columns: table.ConfigMap()}),
+		"Secret":                of(rules[corev1.Secret]{defaults: defaults.Secret, check: validation.Secret, change: validation.SecretUpdate, warn: validation.SecretWarnings, columns: table.Secret()}),
+		"ServiceAccount":        of(rules[corev1.ServiceAccount]{check: validation.ServiceAccount, change: validation.ServiceAccountUpdate, warn: validation.ServiceAccountWarnings, columns: table.ServiceAccount()}),
+		"Event":                 of(rules[corev1.Event]{check: validation.Event, change: validation.EventUpdate, columns: table.Event()}),
+		"Eventevents.k8s.io/v1": of(rules[corev1.Event]{check: validation.EventV1, change: validation.EventV1Update, columns: table.Event()}),
+		"Service":               services(),
+		"Endpoints":             of(rules[corev1.Endpoints]{defaults: defaults.Endpoints, check: validation.Endpoints, change: validation.EndpointsUpdate, warn: validation.EndpointsWarnings, columns: table.Endpoints()}),
 	}
 	for name, k := range otherKinds() {
 		out[name] = k

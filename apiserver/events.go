@@ -3,12 +3,17 @@
 package apiserver
 
 import (
+	"context"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
+
+	"github.com/peapod/peapod/api/validation"
 )
 
 var eventsV1 = eventsv1.SchemeGroupVersion
@@ -96,4 +101,25 @@ func eventField(label, value string) (string, string, error) {
 		return "", "", fmt.Errorf("field label not supported: %s", label)
 	}
 	return name, value, nil
+}
+
+// strictEvents holds those who come by events.k8s.io/v1 to its stricter rules.
+func strictEvents(r *row) {
+	validate, update := r.validate, r.validateUpdate
+	strict := func(ctx context.Context) bool {
+		q, ok := genericapirequest.RequestInfoFrom(ctx)
+		return ok && q.APIGroup == eventsV1.Group
+	}
+	r.validate = func(ctx context.Context, o runtime.Object) field.ErrorList {
+		if strict(ctx) {
+			return validation.EventV1(o.(*corev1.Event))
+		}
+		return validate(ctx, o)
+	}
+	r.validateUpdate = func(ctx context.Context, o, old runtime.Object) field.ErrorList {
+		if strict(ctx) {
+			return validation.EventV1Update(o.(*corev1.Event), old.(*corev1.Event))
+		}
+		return update(ctx, o, old)
+	}
 }

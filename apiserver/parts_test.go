@@ -12,6 +12,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -162,6 +163,29 @@ func TestDependentsOfTheDeleted(t *testing.T) {
 	}
 	if _, err := events.Get(t.Context(), "undivided", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("an Event waits for dependents: %v", err)
+	}
+}
+
+// events.k8s.io/v1 is stricter than core/v1, about the same Events.
+func TestStrictEvents(t *testing.T) {
+	e := &eventsv1.Event{ObjectMeta: metav1.ObjectMeta{Name: "strict"}, Type: "Normal"}
+	_, err := admin.EventsV1().Events("default").Create(t.Context(), e, metav1.CreateOptions{})
+	mustRefuse(t, err, `Event "strict" is invalid: eventTime: Required value`)
+	loose := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: "strict"}, Type: "Normal"}
+	if _, err := admin.CoreV1().Events("default").Create(t.Context(), loose, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := admin.CoreV1().Events("default").Delete(context.Background(), "strict", metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	l, err := admin.EventsV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=strict,regarding.fieldPath=,reportingController="})
+	if err != nil || len(l.Items) != 1 {
+		t.Errorf("%v, %v", l, err)
+	}
+	if _, err := admin.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "reportingController=x"}); !apierrors.IsBadRequest(err) {
+		t.Errorf("the newer field by the older version: %v", err)
 	}
 }
 

@@ -59,7 +59,7 @@ func (s *Server) resources() []*row {
 		}, shortNames("sa"), echoDeleted),
 		resource[corev1.Event, corev1.EventList](core, "Event", "events", "event", hooks[corev1.Event]{
 			Validate: validation.Event, ValidateUpdate: validation.EventUpdate, Columns: table.Event(), Selectable: eventFields,
-		}, shortNames("ev"), upsertable, collected(rest.Unsupported), func(r *row) { r.ttl = eventTTL }),
+		}, shortNames("ev"), upsertable, collected(rest.Unsupported), func(r *row) { r.ttl = eventTTL }, strictEvents),
 		s.serviceRow(),
 		resource[corev1.Endpoints, corev1.EndpointsList](core, "Endpoints", "endpoints", "endpoints", hooks[corev1.Endpoints]{
 			Defaults: defaults.Endpoints, Validate: validation.Endpoints, ValidateUpdate: validation.EndpointsUpdate, Warn: warn(validation.EndpointsWarnings), Columns: table.Endpoints(),

@@ -11,7 +11,6 @@ import (
 	nodev1 "k8s.io/api/node/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -135,46 +134,3 @@ func RuntimeClassWarnings(r, _ *nodev1.RuntimeClass) []string {
 	}
 	return out
 }
-
-// How long the parts of an event may be.
-const (
-	eventPartLength    = 128
-	eventMessageLength = 1024
-)
-
-// Event checks that an event lies in the namespace of what it is about, and
-// of those with a time of their own, who reports what.
-func Event(e *corev1.Event) (errs field.ErrorList) {
-	about := e.InvolvedObject.Namespace
-	elsewhere := field.Invalid(field.NewPath("involvedObject", "namespace"), about, "does not match event.namespace")
-	if e.EventTime.IsZero() {
-		if about == "" && e.Namespace != "" && e.Namespace != metav1.NamespaceDefault || about != "" && about != e.Namespace {
-			errs = append(errs, elsewhere)
-		}
-		return errs
-	}
-	if about == "" && e.Namespace != metav1.NamespaceDefault && e.Namespace != metav1.NamespaceSystem {
-		errs = append(errs, elsewhere)
-	}
-	reporter := field.NewPath("reportingComponent")
-	errs = append(errs, required(e.ReportingController, reporter)...)
-	errs = append(errs, invalidAll(reporter, e.ReportingController, validation.IsQualifiedName(e.ReportingController))...)
-	for _, p := range []struct {
-		name, value string
-		most        int
-	}{
-		{"reportingInstance", e.ReportingInstance, eventPartLength}, {"action", e.Action, eventPartLength}, {"reason", e.Reason, eventPartLength},
-	} {
-		errs = append(errs, required(p.value, field.NewPath(p.name))...)
-		if len(p.value) > p.most {
-			errs = append(errs, field.Invalid(field.NewPath(p.name), "", fmt.Sprintf("can have at most %v characters", p.most)))
-		}
-	}
-	if len(e.Message) > eventMessageLength {
-		errs = append(errs, field.Invalid(field.NewPath("message"), "", fmt.Sprintf("can have at most %v characters", eventMessageLength)))
-	}
-	return errs
-}
-
-// EventUpdate checks a change, as a new event.
-func EventUpdate(e, _ *corev1.Event) field.ErrorList { return Event(e) }

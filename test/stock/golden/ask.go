@@ -32,6 +32,7 @@ type answer struct {
 	Input map[string]any `json:"input"`
 	Old   map[string]any `json:"old,omitempty"`
 	Sub   string         `json:"sub,omitempty"`
+	Via   string         `json:"via,omitempty"`
 	Want  want           `json:"want"`
 }
 
@@ -49,7 +50,7 @@ type want struct {
 const rounds = 12
 
 func ask(kinds map[string]kind, q question) (answer, error) {
-	a := answer{Name: q.Name, Input: q.Input, Old: q.Old, Sub: q.Sub}
+	a := answer{Name: q.Name, Input: q.Input, Old: q.Old, Sub: q.Sub, Via: q.Via}
 	name, _ := q.Input["kind"].(string)
 	k, ok := kinds[name]
 	if !ok {
@@ -58,6 +59,12 @@ func ask(kinds map[string]kind, q question) (answer, error) {
 	now := moment
 	if q.Table {
 		now = time.Now().UTC()
+	}
+	if q.Via != "" {
+		var err error
+		if k.asked, err = schema.ParseGroupVersion(q.Via); err != nil {
+			return a, fmt.Errorf("cannot ask %s: %w", q.Via, err)
+		}
 	}
 	obj, err := decode(q.Input, now)
 	if err != nil {
@@ -209,7 +216,7 @@ func (k kind) context(obj runtime.Object, sub string) context.Context {
 	m, _ := meta.Accessor(obj)
 	ctx := genericapirequest.WithNamespace(context.Background(), m.GetNamespace())
 	return genericapirequest.WithRequestInfo(ctx, &genericapirequest.RequestInfo{
-		APIGroup: k.gvk.Group, APIVersion: k.gvk.Version, Resource: k.resource, Subresource: sub, IsResourceRequest: true,
+		APIGroup: k.asked.Group, APIVersion: k.asked.Version, Resource: k.resource, Subresource: sub, IsResourceRequest: true,
 	})
 }
 

@@ -30,6 +30,7 @@ type entry struct {
 	Update bool           `json:"update"` // an update of the base
 	Old    map[string]any `json:"old"`    // differences of the old object to the base
 	Sub    string         `json:"sub"`    // an update of a subresource
+	Via    string         `json:"via"`    // the version asked, when it is another than the object's
 	Table  bool           `json:"table"`
 }
 
@@ -39,6 +40,7 @@ type question struct {
 	Input map[string]any
 	Old   map[string]any
 	Sub   string
+	Via   string
 	Table bool
 }
 
@@ -76,7 +78,7 @@ func (f file) spell(e entry) (question, error) {
 	if !ok {
 		return question{}, fmt.Errorf("there is no base %q", from)
 	}
-	q := question{Name: e.Name, Sub: e.Sub, Table: f.Table || e.Table}
+	q := question{Name: e.Name, Sub: e.Sub, Via: e.Via, Table: f.Table || e.Table}
 	if e.Update || e.Sub != "" || e.Old != nil {
 		stored := map[string]any{"metadata/resourceVersion": "1", "metadata/uid": "00000000-0000-0000-0000-000000000001"}
 		maps.Copy(stored, e.Old)

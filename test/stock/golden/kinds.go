@@ -41,6 +41,7 @@ type kind struct {
 	main     strategies
 	parts    map[string]rest.RESTUpdateStrategy
 	begin    *allocating // nil for all but Services
+	asked    schema.GroupVersion
 }
 
 type strategies interface {
@@ -53,7 +54,8 @@ func upstream() (map[string]kind, error) {
 	type parts = map[string]rest.RESTUpdateStrategy
 	out := map[string]kind{}
 	add := func(group, version, name, resource string, main strategies, p parts) {
-		out[name] = kind{schema.GroupVersionKind{Group: group, Version: version, Kind: name}, resource, main, p, nil}
+		gvk := schema.GroupVersionKind{Group: group, Version: version, Kind: name}
+		out[name] = kind{gvk, resource, main, p, nil, gvk.GroupVersion()}
 	}
 	const rbac = "rbac.authorization.k8s.io"
 	add("", "v1", "Pod", "pods", pod.Strategy, parts{"status": pod.StatusStrategy, "resize": pod.ResizeStrategy, "ephemeralcontainers": pod.EphemeralContainersStrategy})
