@@ -42,7 +42,7 @@ func (x *actor) act(ctx context.Context, p *corev1.Pod, have *observed, d decisi
 		case killContainer:
 			x.killOne(ctx, p, a)
 		case startContainer:
-			x.begin(ctx, p, have.sandbox(), a)
+			x.begin(ctx, p, have, a)
 		case tellBackOff:
 			x.containerEvent(p, a.container, corev1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s", a.container.Name, fullName(p))
 		case tellPullBackOff:
@@ -61,12 +61,16 @@ func (x *actor) newSandbox(ctx context.Context, p *corev1.Pod, attempt int) {
 	x.job(ctx, "setup", func(ctx context.Context) error { return x.makeSandbox(ctx, p, attempt) }, x.sandboxMade)
 }
 
-func (x *actor) begin(ctx context.Context, p *corev1.Pod, sb *podSandbox, a action) {
-	name := a.container.Name
+func (x *actor) begin(ctx context.Context, p *corev1.Pod, have *observed, a action) {
+	name, sb := a.container.Name, have.sandbox()
 	if x.mem.starting[name] {
 		return
 	}
 	x.mem.starting[name] = true
+	if isEphemeral(p, name) {
+		a.target = targetOf(p, have, name)
+		x.agent.objects.follow(x, p) // it may refer to what nobody did before
+	}
 	x.job(ctx, "container "+name, func(ctx context.Context) error {
 		x.startContainer(ctx, p, sb, a)
 		return nil
@@ -251,6 +255,9 @@ func (x *actor) createContainer(ctx context.Context, p *corev1.Pod, sb *podSandb
 	if err != nil {
 		return failed(holdConfig, "CreateContainerConfigError", err)
 	}
+	if err := a.target.join(config); err != nil {
+		return failed(holdConfig, "CreateContainerConfigError", err)
+	}
 	r, err := x.agent.cfg.CRI.Runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: sb.id, Config: config, SandboxConfig: sandboxConfig})
 	if err != nil {
 		return failed(holdCreate, "CreateContainerError", err)
@@ -333,6 +340,9 @@ func containerReference(p *corev1.Pod, name string) *corev1.ObjectReference {
 		if c.Name == name {
 			field = "spec.initContainers{" + name + "}"
 		}
+	}
+	if isEphemeral(p, name) {
+		field = "spec.ephemeralContainers{" + name + "}"
 	}
 	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion, FieldPath: field}
 }

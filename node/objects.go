@@ -129,7 +129,7 @@ func references(p *corev1.Pod) map[objectKey]bool {
 			}
 		}
 	}
-	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers, ephemeralContainers(p)} {
 		for _, c := range list {
 			for _, e := range c.EnvFrom {
 				if e.ConfigMapRef != nil {

@@ -37,7 +37,8 @@ type action struct {
 	instance  *instance // to start, kill or remove
 	sandbox   string
 	attempt   int
-	reason    string // for the Killing event
+	target    *target // of an ephemeral container, or nil
+	reason    string  // for the Killing event
 }
 
 // decision is the outcome of planning: actions that may go on at the same
@@ -93,8 +94,11 @@ func nextSandbox(have *observed) int {
 }
 
 // planContainers goes through the init containers in order, and when they are
-// done starts the main ones.
+// done starts the main ones. Ephemeral ones wait for nobody.
 func (d *decision) planContainers(p *corev1.Pod, have *observed, m *memory, now time.Time) {
+	for _, c := range ephemeralContainers(p) {
+		d.tend(p, &c, false, have.latest(c.Name), have, m, now)
+	}
 	begun := mainsBegun(p, have)
 	for i := range p.Spec.InitContainers {
 		c := &p.Spec.InitContainers[i]
@@ -314,7 +318,7 @@ func restartsOnFailure(p *corev1.Pod) bool {
 
 // statusOf is what the API says of a container, or nil.
 func statusOf(p *corev1.Pod, name string) *corev1.ContainerStatus {
-	for _, list := range [][]corev1.ContainerStatus{p.Status.ContainerStatuses, p.Status.InitContainerStatuses} {
+	for _, list := range [][]corev1.ContainerStatus{p.Status.ContainerStatuses, p.Status.InitContainerStatuses, p.Status.EphemeralContainerStatuses} {
 		for i := range list {
 			if list[i].Name == name {
 				return &list[i]

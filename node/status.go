@@ -33,6 +33,7 @@ func status(p *corev1.Pod, have *observed, m *memory, e *ending, hostIP net.IP, 
 	addresses(p, have, &s)
 	s.InitContainerStatuses = statuses(p, p.Spec.InitContainers, have, m, e, true)
 	s.ContainerStatuses = statuses(p, p.Spec.Containers, have, m, e, false)
+	s.EphemeralContainerStatuses = ephemeralStatuses(p, have, m, e)
 	slices.SortFunc(s.ContainerStatuses, func(a, b corev1.ContainerStatus) int { return strings.Compare(a.Name, b.Name) })
 	over := e != nil && !have.runningAny()
 	s.Phase = phase(p, &s, over, mainsBegun(p, have))
@@ -271,7 +272,7 @@ func mainsMade(p *corev1.Pod, have *observed) bool {
 }
 
 func containerOf(p *corev1.Pod, name string) *corev1.Container {
-	for _, list := range [][]corev1.Container{p.Spec.Containers, p.Spec.InitContainers} {
+	for _, list := range [][]corev1.Container{p.Spec.Containers, p.Spec.InitContainers, ephemeralContainers(p)} {
 		for i := range list {
 			if list[i].Name == name {
 				return &list[i]
@@ -363,7 +364,7 @@ const podMessages = 12 << 10
 
 func limitMessages(p *corev1.Pod, s *corev1.PodStatus) {
 	most := podMessages / max(len(p.Spec.Containers)+len(p.Spec.InitContainers)+len(p.Spec.EphemeralContainers), 1)
-	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
+	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {
 		for i := range list {
 			for _, st := range []*corev1.ContainerState{&list[i].State, &list[i].LastTerminationState} {
 				if t := st.Terminated; t != nil && len(t.Message) > most {

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // terminal is a kubectl on a terminal of its own.
@@ -374,5 +375,29 @@ func TestKubectlVerbs(t *testing.T) {
 	must(t, "delete", "pods", "-l", "edited=yes", "--now")
 	if _, err := kubectl(t, "get", "pod", "verbs"); err == nil {
 		t.Error("delete -l left the pod")
+	}
+}
+
+// TestDebug: K23. kubectl debug: a container is added to a living Pod and sees
+// the processes of the one it looks at.
+func TestDebug(t *testing.T) {
+	t.Parallel()
+	apply(t, "looked-into", "terminationGracePeriodSeconds: 1\ncontainers: [{name: c, image: "+image+", command: [sleep, '4321']}]\n")
+	before := await(t, "looked-into", "runs", ready)
+	must(t, "debug", "looked-into", "--image="+image, "--target=c", "-c", "probe", "--", "sh", "-c", "tr '\\0' ' ' < /proc/1/cmdline; exit 3")
+	p := await(t, "looked-into", "was looked into", func(p *corev1.Pod) bool {
+		return len(p.Status.EphemeralContainerStatuses) == 1 && p.Status.EphemeralContainerStatuses[0].State.Terminated != nil
+	})
+	if end := p.Status.EphemeralContainerStatuses[0].State.Terminated; end.ExitCode != 3 {
+		t.Errorf("it ended with %+v", end)
+	}
+	if out := must(t, "logs", "looked-into", "-c", "probe"); out != "sleep 4321 " {
+		t.Errorf("the target's first process is %q", out)
+	}
+	if s := p.Status.ContainerStatuses[0]; !ready(p) || s.RestartCount != 0 || s.ContainerID != before.Status.ContainerStatuses[0].ContainerID {
+		t.Errorf("the Pod was touched: %+v", p.Status)
+	}
+	if out := must(t, "describe", "pod", "looked-into"); !strings.Contains(out, "Ephemeral Containers:\n  probe:") {
+		t.Errorf("describe shows no ephemeral container:\n%s", out)
 	}
 }
