@@ -106,7 +106,7 @@ func (x *actor) pull(ctx context.Context, p *corev1.Pod, c *corev1.Container, sp
 	now := x.agent.cfg.Now()
 	x.containerEvent(p, c, corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
 		c.Image, now.Sub(started).Truncate(time.Millisecond), now.Sub(begin).Truncate(time.Millisecond), r.Image.Size)
-	x.agent.node.imagesChanged()
+	x.agent.node.retell()
 	return r.Image
 }
 

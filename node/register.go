@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/retry"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/ptr"
 )
@@ -37,11 +38,12 @@ const (
 
 // nodeState is what the agent tells of its machine.
 type nodeState struct {
-	mu       sync.Mutex   // guards the fields below
-	self     *corev1.Node // as the API has it
-	capacity corev1.ResourceList
-	runtime  string
-	images   chan struct{}
+	mu         sync.Mutex   // guards the fields below
+	self       *corev1.Node // as the API has it
+	capacity   corev1.ResourceList
+	runtime    string
+	conditions []corev1.NodeCondition // as last told
+	outdated   chan struct{}          // of one: what was told is not so any more
 }
 
 func (s *nodeState) allocatable() corev1.ResourceList {
@@ -74,16 +76,25 @@ func (s *nodeState) memory() int64 {
 	return q.Value()
 }
 
-// imagesChanged asks for the node's list of images to be told anew.
-func (s *nodeState) imagesChanged() {
+// retell asks for the node's status to be told anew.
+func (s *nodeState) retell() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.images != nil {
+	if s.outdated != nil {
 		select {
-		case s.images <- struct{}{}:
+		case s.outdated <- struct{}{}:
 		default:
 		}
 	}
+}
+
+// contradicts says whether others say something else of the node.
+func (s *nodeState) contradicts(n *corev1.Node) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.conditions, func(told corev1.NodeCondition) bool {
+		return !slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == told.Type && c.Status == told.Status })
+	})
 }
 
 // register makes or renews the Node object and says that it is Ready.
@@ -95,10 +106,19 @@ func (a *Agent) register(ctx context.Context) error {
 	a.node.mu.Lock()
 	a.node.capacity = st.Allocatable
 	a.node.runtime, _, _ = strings.Cut(st.NodeInfo.ContainerRuntimeVersion, "://")
-	if a.node.images == nil {
-		a.node.images = make(chan struct{}, 1)
+	a.node.conditions = slices.Clone(st.Conditions)
+	if a.node.outdated == nil {
+		a.node.outdated = make(chan struct{}, 1)
 	}
 	a.node.mu.Unlock()
+	// Controllers write to the Node as well.
+	if err := retry.RetryOnConflict(retry.DefaultRetry, func() error { return a.post(ctx, st) }); err != nil {
+		return fmt.Errorf("cannot register node %s: %w", a.cfg.NodeName, err)
+	}
+	return nil
+}
+
+func (a *Agent) post(ctx context.Context, st corev1.NodeStatus) error {
 	nodes := a.cfg.Client.CoreV1().Nodes()
 	n, err := nodes.Get(ctx, a.cfg.NodeName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -108,24 +128,30 @@ func (a *Agent) register(ctx context.Context) error {
 		}, metav1.CreateOptions{})
 	}
 	if err != nil {
-		return fmt.Errorf("cannot register node %s: %w", a.cfg.NodeName, err)
+		return err
 	}
 	if n, err = a.patchNode(ctx, n, st); err != nil {
-		return fmt.Errorf("cannot register node %s: %w", a.cfg.NodeName, err)
+		return err
 	}
 	a.node.learn(n)
 	return nil
 }
 
-// followNode keeps what others write to the Node object: labels and taints.
+// followNode keeps what others write to the Node object: labels and taints. Its
+// conditions are put right: who has not heard of a node for a while says that
+// nothing is known.
 func (a *Agent) followNode(ctx context.Context) error {
 	lw := cache.NewListWatchFromClient(a.cfg.Client.CoreV1().RESTClient(), "nodes", "", fields.OneTermEqualSelector(metav1.ObjectNameField, a.cfg.NodeName))
+	look := func(o any) {
+		n := o.(*corev1.Node)
+		a.node.learn(n)
+		if a.node.contradicts(n) {
+			a.node.retell()
+		}
+	}
 	_, controller := cache.NewInformerWithOptions(cache.InformerOptions{
 		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(lw, a.cfg.Client), ObjectType: &corev1.Node{},
-		Handler: cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(o any) { a.node.learn(o.(*corev1.Node)) },
-			UpdateFunc: func(_, o any) { a.node.learn(o.(*corev1.Node)) },
-		},
+		Handler: cache.ResourceEventHandlerFuncs{AddFunc: look, UpdateFunc: func(_, o any) { look(o) }},
 	})
 	controller.RunWithContext(ctx)
 	return nil
@@ -138,8 +164,8 @@ func (a *Agent) nodeLabels() map[string]string {
 	}
 }
 
-// patchNode writes status, labels, and takes the taint of a node that is not
-// ready away: in this process there is no one else to do it.
+// patchNode writes status and labels. The taints are the business of the node
+// controller, which goes by the status.
 func (a *Agent) patchNode(ctx context.Context, n *corev1.Node, st corev1.NodeStatus) (*corev1.Node, error) {
 	for i, c := range st.Conditions {
 		for _, was := range n.Status.Conditions {
@@ -150,17 +176,10 @@ func (a *Agent) patchNode(ctx context.Context, n *corev1.Node, st corev1.NodeSta
 	}
 	n = n.DeepCopy()
 	n.Status = st
-	up, err := a.cfg.Client.CoreV1().Nodes().UpdateStatus(ctx, n, metav1.UpdateOptions{})
-	if err != nil {
+	if _, err := a.cfg.Client.CoreV1().Nodes().UpdateStatus(ctx, n, metav1.UpdateOptions{}); err != nil {
 		return nil, err
 	}
-	var taints []corev1.Taint
-	for _, t := range up.Spec.Taints {
-		if t.Key != corev1.TaintNodeNotReady && t.Key != corev1.TaintNodeUnreachable {
-			taints = append(taints, t)
-		}
-	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": a.nodeLabels()}, "spec": map[string]any{"taints": taints}})
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": a.nodeLabels()}})
 	if err != nil {
 		return nil, err
 	}
@@ -286,7 +305,8 @@ func (a *Agent) nodeImages(ctx context.Context) ([]corev1.ContainerImage, error)
 }
 
 // renewLease is the node's heartbeat, its one periodic write. Beside it, the
-// images are told when a pull has changed them.
+// status is told anew when a pull has changed the images, or others have changed
+// the conditions.
 func (a *Agent) renewLease(ctx context.Context) error {
 	leases := a.cfg.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
 	clock := time.NewTimer(0)
@@ -298,9 +318,9 @@ func (a *Agent) renewLease(ctx context.Context) error {
 				a.cfg.Log.Warn("cannot renew the node's lease", "op", "lease", "err", err)
 			}
 			clock.Reset(leaseRenewal)
-		case <-a.node.images:
+		case <-a.node.outdated:
 			if err := a.register(ctx); err != nil && ctx.Err() == nil {
-				a.cfg.Log.Warn("cannot tell the node's images", "op", "images", "err", err)
+				a.cfg.Log.Warn("cannot tell the node's status", "op", "status", "err", err)
 			}
 		case <-ctx.Done():
 			return nil

@@ -32,11 +32,17 @@ func second(t *testing.T, prepare func(dir string)) *cluster {
 	t.Helper()
 	secondNode.Lock()
 	t.Cleanup(secondNode.Unlock)
+	return apart(t, prepare, "--listen", "127.0.0.1:25443", "--node-listen", ":25250", "--node-name", "n2", "--pod-cidr", "10.215.0.0/20", "--service-cidr", "10.225.0.0/16")
+}
+
+// apart is a node of a test's own, with ports and ranges of its own.
+func apart(t *testing.T, prepare func(dir string), flags ...string) *cluster {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "pea")
 	if err != nil {
 		t.Fatal(err)
 	}
-	x, err := newCluster(dir, "--listen", "127.0.0.1:25443", "--node-listen", ":25250", "--node-name", "n2", "--pod-cidr", "10.215.0.0/20", "--service-cidr", "10.225.0.0/16")
+	x, err := newCluster(dir, flags...)
 	if err != nil {
 		t.Fatal(err)
 	}
