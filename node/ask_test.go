@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -78,6 +79,7 @@ func hall(t *testing.T, start func(*httptest.Server)) (s *httptest.Server, port 
 		w.WriteHeader(map[bool]int{true: 200, false: 418}[r.Header.Get("User-Agent") == "mine" && !accepts])
 	})
 	s = httptest.NewUnstartedServer(m)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
 	start(s)
 	t.Cleanup(s.Close)
 	return s, portOf(t, s.Listener.Addr().String())

@@ -180,6 +180,8 @@ func (a *Agent) stopContainer(ctx context.Context, p *corev1.Pod, i *instance, s
 		var err error
 		a.work.Go(func() {
 			defer close(done)
+			ctx, cancel := a.whileItRuns(ctx, i)
+			defer cancel()
 			_, err = a.runHook(ctx, p, i.definition(), i.id, hook)
 		})
 		if over := a.untilDeadline(ctx, s, done); ctx.Err() == nil && (!over || err != nil) {
@@ -210,6 +212,37 @@ func (a *Agent) untilDrained(ctx context.Context, p *corev1.Pod, s *stopper) {
 		}
 	})
 	a.untilDeadline(ctx, s, done)
+}
+
+// whileItRuns gives a context that ends when the container does, as far as the
+// agent follows the runtime.
+func (a *Agent) whileItRuns(ctx context.Context, i *instance) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	bell := make(chan struct{}, 1)
+	bell <- struct{}{} // it may have ended before
+	forget := a.whenEnded(i.id, func() {
+		select {
+		case bell <- struct{}{}:
+		default:
+		}
+	})
+	a.work.Go(func() {
+		defer forget()
+		for {
+			select {
+			case <-bell:
+				// A runtime that does not answer says nothing about it.
+				st, err := a.cfg.CRI.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: i.id})
+				if grpcstatus.Code(err) == codes.NotFound || st.GetStatus().GetState() == runtimeapi.ContainerState_CONTAINER_EXITED {
+					cancel()
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return ctx, cancel
 }
 
 func (a *Agent) timeLeft(s *stopper) bool {

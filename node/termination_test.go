@@ -91,6 +91,60 @@ func TestTermination(t *testing.T) {
 			programs: map[string]program{"a": stubborn, "s": stubborn},
 			want:     []string{"1000 DELETE grace=5", "1000 TERM a", "6000 KILL a", "6000 end a 137", "6000 TERM s", "8000 KILL s", "8000 end s 137", "8000 gone p"},
 		},
+		"a sidecar's hook runs at once, its signal waits": {
+			pod: func() *corev1.Pod {
+				p := podOf("p", 20, main)
+				p.Spec.InitContainers = []corev1.Container{withPreStop(sidecar("s"), "bye")}
+				return p
+			}(),
+			programs: map[string]program{"a": {onTerm: 3 * time.Second}, "s": {exec: takes(time.Second, 0)}},
+			want:     []string{"1000 DELETE grace=20", "1000 TERM a", "1000 exec s bye", "4000 end a 0", "4000 TERM s", "4000 end s 0", "4000 gone p"},
+		},
+		"a container that ends ends its hook": {
+			pod: func() *corev1.Pod {
+				p := podOf("p", 30, main)
+				p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 20}}}
+				return p
+			}(),
+			programs: map[string]program{"a": {runs: 3 * time.Second}},
+			want:     []string{"1000 DELETE grace=30", "3000 end a 0", "3000 event Warning FailedPreStopHook: PreStopHook failed", "3000 gone p"},
+		},
+		"a broken stream of events ends no hook": {
+			pod: func() *corev1.Pod {
+				p := podOf("p", 30, main)
+				p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 20}}}
+				return p
+			}(),
+			programs: map[string]program{"a": {}},
+			then:     func(w *world) { w.pass(time.Second); w.agent.wakeAll() },
+			want:     []string{"1000 DELETE grace=30", "21000 TERM a", "21000 end a 0", "21000 gone p"},
+		},
+		"in an init container": {
+			pod: func() *corev1.Pod {
+				p := podOf("p", 5, main)
+				p.Spec.InitContainers = []corev1.Container{{Name: "i"}}
+				return p
+			}(),
+			programs: map[string]program{"i": {onTerm: time.Second, code: 143}},
+			want:     []string{"1000 DELETE grace=5", "1000 TERM i", "2000 end i 143", "2000 gone p"},
+		},
+		"in a back-off": {
+			pod: podOf("p", 30, main), programs: map[string]program{"a": {runs: 100 * time.Millisecond, code: 1}},
+			want: []string{"100 end a 1", "200 end a 1", "1000 DELETE grace=30", "1000 gone p"},
+		},
+		"what ends by itself is not restarted": {
+			pod: podOf("p", 30, main, corev1.Container{Name: "b"}), programs: map[string]program{"a": {onTerm: 4 * time.Second}, "b": {runs: 2 * time.Second, onTerm: -1, code: 1}},
+			want: []string{"1000 DELETE grace=30", "1000 TERM a", "1000 TERM b", "2000 end b 1", "5000 end a 0", "5000 gone p"},
+		},
+		"a postStart is called off": {
+			pod: func() *corev1.Pod {
+				p := podOf("p", 30, main)
+				p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"hello"}}}}
+				return p
+			}(),
+			programs: map[string]program{"a": {exec: takes(time.Hour, 0)}},
+			want:     []string{"0 exec a hello", "1000 DELETE grace=30", "1000 TERM a", "1000 end a 0", "1000 gone p"},
+		},
 		"shortened": {
 			pod: podOf("p", 30, main), programs: map[string]program{"a": stubborn},
 			then: func(w *world) { w.pass(3 * time.Second); w.deletePod("uid-p", 5) },
@@ -156,6 +210,27 @@ func TestTermination(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestTerminationIsTold: each container is told of once, before its hook; a
+// Pod that ends is not asked by liveness or startup probes any more, and by
+// readiness until its last container has ended.
+func TestTerminationIsTold(t *testing.T) {
+	inWorld(t, func(w *world) {
+		probe := func(command string) *corev1.Probe {
+			return &corev1.Probe{PeriodSeconds: 1, FailureThreshold: 1, ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{command}}}}
+		}
+		a := withPreStop(corev1.Container{Name: "a", LivenessProbe: probe("live"), ReadinessProbe: probe("ready")}, "bye")
+		w.cri.programs = map[string]program{"a": {onTerm: 1700 * time.Millisecond}, "b": {}}
+		w.create(podOf("p", 30, a, corev1.Container{Name: "b"}))
+		w.pass(1500 * time.Millisecond)
+		w.deletePod("uid-p", 30)
+		w.pass(time.Minute)
+		w.wantTimes(w.about("Killing", "exec", "TERM", "end", "gone"),
+			"0 exec a live", "0 exec a ready", "1000 exec a live", "1000 exec a ready", "1500 event Normal Killing: Stopping container a", "1500 event Normal Killing: Stopping container b",
+			"1500 exec a bye", "1500 TERM a", "1500 TERM b", "1500 end b 0", "2000 exec a ready", "3000 exec a ready", "3200 end a 0", "3200 gone p")
+		w.empty()
+	})
 }
 
 // empty checks that nothing is left of any Pod.
