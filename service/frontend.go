@@ -76,9 +76,8 @@ type endpoint struct {
 
 // site is what the choice of endpoints has to know of this node.
 type site struct {
-	node     string
-	ip6      bool
-	services netip.Prefix
+	node string
+	ip6  bool
 }
 
 // frontends are all addresses of a Service in one address family. It follows

@@ -20,7 +20,7 @@ import (
 func TestClusterIP(t *testing.T) {
 	l := newLab(t)
 	a, b, client := l.pod("a"), l.pod("b"), l.pod("client")
-	s, eps := web("web", "10.96.0.10", a, b)
+	s, _ := web("web", "10.96.0.10", a, b)
 	s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP})
 	l.apply(s, sliceOf(s, "here", a, b))
 	for network, addr := range map[string]string{"tcp": "10.96.0.10:80", "udp": "10.96.0.10:53"} {
@@ -36,7 +36,7 @@ func TestClusterIP(t *testing.T) {
 	l.refused("node", "tcp", "10.96.0.10:81")
 	l.silent(client.netns, "10.96.0.11:80")
 
-	eps = sliceOf(s, "here", b)
+	eps := sliceOf(s, "here", b)
 	l.apply(nil, eps)
 	for range 30 {
 		l.wants(client.netns, "tcp", "10.96.0.10:80", "b")
@@ -141,9 +141,9 @@ func TestLoadBalancer(t *testing.T) {
 func TestHairpin(t *testing.T) {
 	l := newLab(t)
 	a := l.pod("a")
-	s, eps := web("web", "10.96.0.10", a)
+	s, _ := web("web", "10.96.0.10", a)
 	s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP})
-	eps = sliceOf(s, "here", a)
+	eps := sliceOf(s, "here", a)
 	l.apply(s, eps)
 	if saw := l.wants(a.netns, "tcp", "10.96.0.10:80", "a"); saw != l.cfg.Gateway.String() {
 		t.Errorf("the Pod saw itself as %s", saw)
