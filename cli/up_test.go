@@ -132,6 +132,7 @@ func TestDownIsInterrupted(t *testing.T) {
 	told := newFIFO(t)
 	u := n.up()
 	n.sleeper(told, 600, false)
+	n.containerID() // its start is over: one that is interrupted is taken back
 	u.end(syscall.SIGTERM)
 	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGKILL} {
 		var said strings.Builder
@@ -140,6 +141,11 @@ func TestDownIsInterrupted(t *testing.T) {
 		if err := down.Start(); err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Logf("down before %v said %q", sig, said.String())
+			}
+		})
 		if got := told.hear(); got != "term" {
 			t.Errorf("the container said %q", got)
 		}

@@ -20,9 +20,9 @@ kind: ReplicaSet
 metadata: {name: web}
 spec:
   replicas: 2
-  selector: {matchLabels: {app: web}}
+  selector: {matchLabels: {app: twins}}
   template:
-    metadata: {labels: {app: web}}
+    metadata: {labels: {app: twins}}
     spec:
       terminationGracePeriodSeconds: 20
       containers: [{name: c, image: ` + image + `, command: [sh, -c, "trap : TERM; while :; do sleep 1; done"]}]
@@ -31,11 +31,11 @@ spec:
 		t.Fatalf("%v %s", err, out)
 	}
 	removeLater(t, "rs/web")
-	removeLater(t, "pod", "-l", "app=web")
+	removeLater(t, "pod", "-l", "app=twins")
 	removeLater(t, "pod", "-l", "app=free")
 	must(t, "wait", "--for=jsonpath={.status.readyReplicas}=2", "rs/web", "--timeout=60s")
 	names := func() []string {
-		return strings.Fields(must(t, "get", "pods", "-l", "app=web", "-o", "name"))
+		return strings.Fields(must(t, "get", "pods", "-l", "app=twins", "-o", "name"))
 	}
 	must(t, "delete", names()[0], "--wait=false")
 	eventually(t, "two run and one ends", func() bool { return len(names()) == 3 })
@@ -50,7 +50,7 @@ spec:
 	must(t, "scale", "rs", "web", "--replicas=1")
 	must(t, "wait", "--for=jsonpath={.status.replicas}=1", "rs/web", "--timeout=60s")
 	must(t, "delete", "rs", "web", "--cascade=orphan")
-	list, err := c.client.CoreV1().Pods("default").List(context.Background(), metav1.ListOptions{LabelSelector: "app=web"})
+	list, err := c.client.CoreV1().Pods("default").List(context.Background(), metav1.ListOptions{LabelSelector: "app=twins"})
 	if err != nil {
 		t.Fatal(err)
 	}

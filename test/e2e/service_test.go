@@ -20,12 +20,12 @@ import (
 const webManifest = `
 apiVersion: v1
 kind: ReplicationController
-metadata: {name: web}
+metadata: {name: served}
 spec:
   replicas: 2
-  selector: {app: web}
+  selector: {app: served}
   template:
-    metadata: {labels: {app: web}}
+    metadata: {labels: {app: served}}
     spec:
       terminationGracePeriodSeconds: 5
       volumes: [{name: w, hostPath: {path: %s}}]
@@ -38,9 +38,9 @@ spec:
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: web}
+metadata: {name: served}
 spec:
-  selector: {app: web}
+  selector: {app: served}
   ports: [{port: 80, targetPort: 8080}]
 `
 
@@ -50,15 +50,15 @@ spec:
 // begun after that reaches it, and none fails at any time.
 func TestServiceDrain(t *testing.T) {
 	t.Parallel()
-	pods := &witness{"web", t.TempDir()}
+	pods := &witness{"served", t.TempDir()}
 	if out, err := kubectlIn(t, fmt.Sprintf(webManifest, pods.dir), "apply", "-f", "-"); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
-	removeLater(t, "pod", "-l", "app=web")
-	removeLater(t, "rc/web", "service/web")
-	must(t, "wait", "--for=jsonpath={.status.readyReplicas}=2", "rc/web", "--timeout=60s")
-	address := must(t, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}") + ":80"
-	names := strings.Fields(must(t, "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.name}"))
+	removeLater(t, "pod", "-l", "app=served")
+	removeLater(t, "rc/served", "service/served")
+	must(t, "wait", "--for=jsonpath={.status.readyReplicas}=2", "rc/served", "--timeout=60s")
+	address := must(t, "get", "service", "served", "-o", "jsonpath={.spec.clusterIP}") + ":80"
+	names := strings.Fields(must(t, "get", "pods", "-l", "app=served", "-o", "jsonpath={.items[*].metadata.name}"))
 	caller := testify(t, "caller", 2, container{name: "pod", program: "exec witness call " + address + " $0"})
 	node := callFromNode(t, caller.dir, address)
 	for _, from := range []string{"pod", node} {
@@ -75,8 +75,8 @@ func TestServiceDrain(t *testing.T) {
 	t.Logf("t(rule gone) - t(DELETE): %d ms", left-deleted)
 	eventually(t, "the slice says that it is ending", func() bool { return conditions(t, victim) == "ready=false serving=true terminating=true" })
 	gone(t, victim)
-	must(t, "wait", "--for=jsonpath={.status.readyReplicas}=2", "rc/web", "--timeout=60s")
-	names = strings.Fields(must(t, "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.name}"))
+	must(t, "wait", "--for=jsonpath={.status.readyReplicas}=2", "rc/served", "--timeout=60s")
+	names = strings.Fields(must(t, "get", "pods", "-l", "app=served", "-o", "jsonpath={.items[*].metadata.name}"))
 	asked := pods.once(t, victim, "SIGTERM")
 	t.Logf("t(TERM) - t(DELETE): %d ms", asked-deleted)
 	for _, from := range []string{"pod", node} {
@@ -164,7 +164,7 @@ func elementLost(t *testing.T, ip string) <-chan int64 {
 // conditions are those of a Pod in its Service's slice.
 func conditions(t *testing.T, pod string) string {
 	t.Helper()
-	slices, err := c.client.DiscoveryV1().EndpointSlices("default").List(t.Context(), metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=web"})
+	slices, err := c.client.DiscoveryV1().EndpointSlices("default").List(t.Context(), metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=served"})
 	if err != nil {
 		t.Fatal(err)
 	}
