@@ -15,6 +15,7 @@ func TestDocument(t *testing.T) {
 		{"[sig-node] Pods should begin", "test/e2e/common/node/pods.go"},
 		{"[sig-apps] Job should adopt", "test/e2e/apps/job.go"},
 		{"[sig-apps] Job should complete", "test/e2e/apps/job.go"},
+		{"[sig-apps] Job should adopt [Serial]", "test/e2e/apps/job.go"},
 	}
 	outcomes := map[string]outcome{
 		specs[0].Name: {Name: specs[0].Name, State: "failed", Message: "timed out\n  waiting"},

@@ -96,14 +96,19 @@ fresh node of one machine and writes this page. Every test is counted; what cann
 	return w.Bytes()
 }
 
-// why is the reason in one line: the known one, or what the test said.
+// why is the reason in one line: the known one, or what the test said. That a
+// test was not run is told also where a reason is known: it was not seen to fail.
 func why(s spec, o outcome, reasons []reason) string {
+	unseen := o.State == ""
 	for _, r := range reasons {
-		if r.tests.MatchString(s.Name) {
+		switch {
+		case r.tests.MatchString(s.Name) && unseen:
+			return "not run: " + r.Why
+		case r.tests.MatchString(s.Name):
 			return r.Why
 		}
 	}
-	if o.State == "" {
+	if unseen {
 		return "not run"
 	}
 	return o.State + ": " + firstLine(o.Message)
