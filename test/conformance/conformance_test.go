@@ -18,9 +18,9 @@ func TestDocument(t *testing.T) {
 		{"[sig-apps] Job should adopt [Serial]", "test/e2e/apps/job.go"},
 	}
 	outcomes := map[string]outcome{
-		specs[0].Name: {Name: specs[0].Name, State: "failed", Message: "timed out\n  waiting"},
-		specs[1].Name: {Name: specs[1].Name, State: passed},
-		specs[2].Name: {Name: specs[2].Name, State: "failed", Message: "the server could not find"},
+		specs[0].Name: {Name: specs[0].Name, Of: "v2", State: "failed", Message: "timed out\n  waiting"},
+		specs[1].Name: {Name: specs[1].Name, Of: "v1", State: passed},
+		specs[2].Name: {Name: specs[2].Name, Of: "v2", State: "failed", Message: "the server could not find"},
 	}
 	reasons := []reason{{Why: "There are no Jobs yet.", tests: regexp.MustCompile("Job should adopt")}}
 	got := string(document(specs, outcomes, reasons))

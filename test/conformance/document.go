@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -62,6 +63,7 @@ func document(specs []spec, outcomes map[string]outcome, reasons []reason) []byt
 		return cmp.Or(cmp.Compare(a.sig(), b.sig()), cmp.Compare(a.group(), b.group()), cmp.Compare(a.Name, b.Name))
 	})
 	var all count
+	builds := map[string]int{}
 	groups, order := map[string]count{}, []string{}
 	for _, s := range specs {
 		key := s.sig() + " | " + s.group()
@@ -70,6 +72,9 @@ func document(specs []spec, outcomes map[string]outcome, reasons []reason) []byt
 			order = append(order, key)
 		}
 		c.of, all.of = c.of+1, all.of+1
+		if of := outcomes[s.Name].Of; of != "" {
+			builds[of]++
+		}
 		if outcomes[s.Name].State == passed {
 			c.passed, all.passed = c.passed+1, all.passed+1
 		}
@@ -80,10 +85,11 @@ func document(specs []spec, outcomes map[string]outcome, reasons []reason) []byt
 
 Of the %d conformance tests of Kubernetes 1.37 Peapod passes **%d**. `+"`make conformance`"+` runs them, unchanged, against a
 fresh node of one machine and writes this page. Every test is counted; what cannot pass yet, or was not run, has not passed.
+Outcomes are kept until a test runs again; these are of the builds %s.
 
 | Group | About | Passed | Of |
 | --- | --- | --: | --: |
-`, all.of, all.passed)
+`, all.of, all.passed, told(builds))
 	for _, key := range order {
 		fmt.Fprintf(&w, "| %s | %s |\n", key, groups[key])
 	}
@@ -94,6 +100,15 @@ fresh node of one machine and writes this page. Every test is counted; what cann
 		}
 	}
 	return w.Bytes()
+}
+
+// told are the builds with the number of outcomes of each, by name.
+func told(builds map[string]int) string {
+	var out []string
+	for _, of := range slices.Sorted(maps.Keys(builds)) {
+		out = append(out, fmt.Sprintf("%s (%d)", of, builds[of]))
+	}
+	return cmp.Or(strings.Join(out, ", "), "none")
 }
 
 // why is the reason in one line: the known one, or what the test said. That a
