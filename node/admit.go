@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -39,7 +40,7 @@ func (x *actor) admitted(p *corev1.Pod, have *observed) bool {
 		x.accepted = true
 		return true
 	}
-	r := refuse(p, host{node: a.node.object(), others: a.accepted(x), appArmor: appArmorEnabled()})
+	r := refuse(p, host{node: a.node.object(), others: a.accepted(x), appArmor: a.appArmor})
 	if r == nil {
 		x.accepted = true
 		return true
@@ -92,11 +93,7 @@ func refuseSysctls(p *corev1.Pod, _ host) *refusal {
 	}
 	for _, s := range p.Spec.SecurityContext.Sysctls {
 		name := sysctl.NormalizeName(s.Name)
-		safe := false
-		for _, known := range safeSysctls() {
-			safe = safe || known == name
-		}
-		if !safe {
+		if !slices.Contains(safeSysctls(), name) {
 			return forbidden("%q not allowlisted", name)
 		}
 		if ns, _, _ := sysctl.GetNamespace(name); ns == sysctl.IPCNamespace && p.Spec.HostIPC || ns == sysctl.NetNamespace && p.Spec.HostNetwork {
@@ -180,8 +177,13 @@ func refuseAffinity(p *corev1.Pod, h host) *refusal {
 }
 
 func refusePorts(p *corev1.Pod, h host) *refusal {
+	wanted := pod.HostPorts(p)
+	if len(wanted) == 0 {
+		return nil
+	}
 	for _, o := range h.others {
-		if pod.PortsClash(p, o) {
+		clash := func(taken pod.HostPort) bool { return slices.ContainsFunc(wanted, taken.Clashes) }
+		if slices.ContainsFunc(pod.HostPorts(o), clash) {
 			return predicate("NodePorts", "node(s) didn't have free ports for the requested pod ports")
 		}
 	}

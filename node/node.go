@@ -75,7 +75,9 @@ type Agent struct {
 	cgroups *cgroups
 	node    nodeState
 	pulls   pullQueue
-	rotator *rotator
+	// appArmor says whether the kernel enforces profiles.
+	appArmor bool
+	rotator  *rotator
 
 	// admission is held while a Pod is admitted beside those admitted before,
 	// and guards the actors' accepted. It is taken before mu.
@@ -96,7 +98,7 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot start node agent: %w", err)
 	}
-	a := &Agent{cfg: cfg, actors: map[types.UID]*actor{}, cgroups: groups}
+	a := &Agent{cfg: cfg, actors: map[types.UID]*actor{}, cgroups: groups, appArmor: appArmorEnabled()}
 	a.objects = newObjects(cfg.Client)
 	a.rotator = newRotator(a.reopenLog, cfg.Now, cfg.Log)
 	a.volumes = &volume.Mounter{Root: cfg.Dir, Sources: a.objects, Allocatable: a.node.allocatable, Due: func(uid types.UID) {

@@ -8,6 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
+
+	"github.com/peapod/peapod/api/pod"
 )
 
 // amounts are resources in the units kube-scheduler counts in: thousandths of
@@ -45,7 +47,7 @@ type load struct {
 	pod    *corev1.Pod
 	wants  amounts
 	scored amounts // of CPU and memory, with the usual amounts where nothing is requested
-	ports  []hostPort
+	ports  []pod.HostPort
 }
 
 // newLoad counts what the Pod's containers are said to have beside what they
@@ -65,7 +67,7 @@ func newLoad(p *corev1.Pod) *load {
 	}
 	scored := amountsOf(resourcehelper.PodRequests(p, o))
 	return &load{
-		pod: p, wants: amountsOf(requests), ports: portsOf(p),
+		pod: p, wants: amountsOf(requests), ports: pod.HostPorts(p),
 		scored: amounts{corev1.ResourceCPU: scored[corev1.ResourceCPU], corev1.ResourceMemory: scored[corev1.ResourceMemory]},
 	}
 }
@@ -78,13 +80,13 @@ type nodeInfo struct {
 	pods   map[types.UID]*load
 	used   amounts
 	scored amounts
-	ports  map[hostPort]int
+	ports  map[pod.HostPort]int
 	// promised are Pods that wait until others have left this node for them.
 	promised map[types.UID]*load
 }
 
 func newNodeInfo(n *corev1.Node) *nodeInfo {
-	i := &nodeInfo{pods: map[types.UID]*load{}, used: amounts{}, scored: amounts{}, ports: map[hostPort]int{}, promised: map[types.UID]*load{}}
+	i := &nodeInfo{pods: map[types.UID]*load{}, used: amounts{}, scored: amounts{}, ports: map[pod.HostPort]int{}, promised: map[types.UID]*load{}}
 	i.set(n)
 	return i
 }

@@ -3,48 +3,43 @@
 package pod
 
 import (
-	"slices"
+	"cmp"
 
 	corev1 "k8s.io/api/core/v1"
 )
 
 // HostPort is a port of the machine that a Pod wants for itself.
 type HostPort struct {
-	IP       string // "0.0.0.0" is every address
+	IP       string // anyAddress is every one
 	Protocol corev1.Protocol
 	Port     int32
 }
 
-// HostPorts are those of all its containers: init containers may be sidecars.
+// anyAddress is what a port without an address asks for.
+const anyAddress = "0.0.0.0"
+
+// Clashes: the same port of the same address, where no address is all of them.
+func (a HostPort) Clashes(b HostPort) bool {
+	return a.Port == b.Port && a.Protocol == b.Protocol && (a.IP == b.IP || a.IP == anyAddress || b.IP == anyAddress)
+}
+
+// HostPorts are those of a Pod's life: of its containers and sidecars. An init
+// container that ends holds none.
 func HostPorts(p *corev1.Pod) (out []HostPort) {
-	for _, list := range [][]corev1.Container{p.Spec.Containers, p.Spec.InitContainers} {
-		for _, c := range list {
-			for _, port := range c.Ports {
-				if port.HostPort <= 0 {
-					continue
-				}
-				h := HostPort{port.HostIP, port.Protocol, port.HostPort}
-				if h.IP == "" {
-					h.IP = allAddresses
-				}
-				if h.Protocol == "" {
-					h.Protocol = corev1.ProtocolTCP
-				}
-				out = append(out, h)
+	take := func(c *corev1.Container) {
+		for _, port := range c.Ports {
+			if port.HostPort > 0 {
+				out = append(out, HostPort{cmp.Or(port.HostIP, anyAddress), cmp.Or(port.Protocol, corev1.ProtocolTCP), port.HostPort})
 			}
 		}
 	}
+	for i := range p.Spec.InitContainers {
+		if c := &p.Spec.InitContainers[i]; Sidecar(c) {
+			take(c)
+		}
+	}
+	for i := range p.Spec.Containers {
+		take(&p.Spec.Containers[i])
+	}
 	return out
-}
-
-const allAddresses = "0.0.0.0"
-
-// PortsClash says whether two Pods want the same port of one address.
-func PortsClash(a, b *corev1.Pod) bool {
-	wanted := HostPorts(a)
-	return len(wanted) > 0 && slices.ContainsFunc(HostPorts(b), func(x HostPort) bool {
-		return slices.ContainsFunc(wanted, func(y HostPort) bool {
-			return x.Port == y.Port && x.Protocol == y.Protocol && (x.IP == y.IP || x.IP == allAddresses || y.IP == allAddresses)
-		})
-	})
 }
