@@ -164,8 +164,10 @@ func (a *Agent) nodeLabels() map[string]string {
 	}
 }
 
-// patchNode writes status and labels. The taints are the business of the node
-// controller, which goes by the status.
+// patchNode writes status and labels. Taints are the business of the node
+// controller, which goes by the status, but for the one that every new Node
+// begins with: the controllers start beside this agent and come to it a few
+// tenths of a second later, and until then no Pod could be placed.
 func (a *Agent) patchNode(ctx context.Context, n *corev1.Node, st corev1.NodeStatus) (*corev1.Node, error) {
 	for i, c := range st.Conditions {
 		for _, was := range n.Status.Conditions {
@@ -176,14 +178,23 @@ func (a *Agent) patchNode(ctx context.Context, n *corev1.Node, st corev1.NodeSta
 	}
 	n = n.DeepCopy()
 	n.Status = st
-	if _, err := a.cfg.Client.CoreV1().Nodes().UpdateStatus(ctx, n, metav1.UpdateOptions{}); err != nil {
-		return nil, err
-	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": a.nodeLabels()}})
+	up, err := a.cfg.Client.CoreV1().Nodes().UpdateStatus(ctx, n, metav1.UpdateOptions{})
 	if err != nil {
 		return nil, err
 	}
-	return a.cfg.Client.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	taints := slices.DeleteFunc(slices.Clone(up.Spec.Taints), func(t corev1.Taint) bool {
+		return t.Key == corev1.TaintNodeNotReady && t.Effect == corev1.TaintEffectNoSchedule
+	})
+	patch := map[string]any{"metadata": map[string]any{"labels": a.nodeLabels()}}
+	if len(taints) < len(up.Spec.Taints) {
+		patch["spec"] = map[string]any{"taints": taints}
+		patch["metadata"].(map[string]any)["resourceVersion"] = up.ResourceVersion // nobody else's taint is lost
+	}
+	b, err := json.Marshal(patch)
+	if err != nil {
+		return nil, err
+	}
+	return a.cfg.Client.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, b, metav1.PatchOptions{})
 }
 
 func (a *Agent) nodeStatus(ctx context.Context) (corev1.NodeStatus, error) {
