@@ -13,11 +13,13 @@ import (
 	"slices"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/client-go/kubernetes"
 	ctrl "sigs.k8s.io/controller-runtime"
 	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/controller"
@@ -54,7 +56,7 @@ func (d *node) startLoops(ctx context.Context) error {
 
 func (d *node) startControllers(ctx context.Context) error {
 	c := d.api.ClientConfig("system:kube-controller-manager", masters)
-	client, err := kubernetes.NewForConfig(c)
+	own, err := kubernetes.NewForConfig(c)
 	if err != nil {
 		return fmt.Errorf("cannot start the controllers: %w", err)
 	}
@@ -62,22 +64,26 @@ func (d *node) startControllers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := controller.Add(m, controller.Config{RootCA: d.pki.CAPEM, Client: client}); err != nil {
+	if err := controller.Add(m, controller.Config{RootCA: d.pki.CAPEM, Client: own}); err != nil {
 		return err
 	}
-	pods, err := m.GetCache().GetInformer(ctx, &corev1.Pod{})
-	if err != nil {
-		return fmt.Errorf("cannot start the scheduler: %w", err)
-	}
-	nodes, err := m.GetCache().GetInformer(ctx, &corev1.Node{})
-	if err != nil {
-		return fmt.Errorf("cannot start the scheduler: %w", err)
+	var followed scheduler.Informers
+	for _, x := range []struct {
+		kind client.Object
+		to   *scheduler.Informer
+	}{
+		{&corev1.Pod{}, &followed.Pods}, {&corev1.Node{}, &followed.Nodes}, {&corev1.Namespace{}, &followed.Namespaces}, {&corev1.Service{}, &followed.Services},
+		{&corev1.ReplicationController{}, &followed.ReplicationControllers}, {&appsv1.ReplicaSet{}, &followed.ReplicaSets},
+	} {
+		if *x.to, err = m.GetCache().GetInformer(ctx, x.kind); err != nil {
+			return fmt.Errorf("cannot start the scheduler: %w", err)
+		}
 	}
 	binder, err := kubernetes.NewForConfig(d.api.ClientConfig("system:kube-scheduler", masters))
 	if err != nil {
 		return fmt.Errorf("cannot start the scheduler: %w", err)
 	}
-	s := scheduler.New(scheduler.Config{Client: binder, Pods: pods, Nodes: nodes, Log: d.Log})
+	s := scheduler.New(scheduler.Config{Client: binder, Informers: followed, Log: d.Log})
 	if d.addresses, err = d.newServices(ctx, m.GetCache()); err != nil {
 		return err
 	}

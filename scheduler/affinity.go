@@ -19,21 +19,21 @@ const (
 
 // affinity is nodeSelector and required node affinity.
 var affinity = rule{
-	refuse: func(w *wish, i *nodeInfo) []reason {
-		if !matches(w, i) {
+	refuse: func(w *wish, p *place) []reason {
+		if !matches(w, p.node) {
 			return final(noMatch)
 		}
 		return nil
 	},
 	cures: func(w *wish, c any) bool {
 		n, ok := c.(nodeChange)
-		return ok && matches(w, n.new) && (n.old == nil || !matches(w, n.old))
+		return ok && matches(w, n.new.node) && (n.old == nil || !matches(w, n.old.node))
 	},
 }
 
 // matches: a term that cannot be read matches nothing.
-func matches(w *wish, i *nodeInfo) bool {
-	ok, _ := w.required.Match(i.node)
+func matches(w *wish, n *corev1.Node) bool {
+	ok, _ := w.required.Match(n)
 	return ok
 }
 

@@ -6,7 +6,7 @@ import (
 	"maps"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/peapod/peapod/api/pod"
@@ -16,34 +16,62 @@ import (
 // all that was there at the beginning has come: a choice before would count
 // Pods as absent that take room.
 func (s *Scheduler) follow() (synced []<-chan struct{}, err error) {
-	pods, err := s.cfg.Pods.AddEventHandler(handler(s.podCame, s.podGone, func(p *corev1.Pod) types.UID { return p.UID }))
-	if err != nil {
-		return nil, err
+	for _, x := range []struct {
+		informer Informer
+		h        cache.ResourceEventHandler
+	}{
+		{s.cfg.Pods, handler(s.podCame, s.podGone)},
+		{s.cfg.Nodes, handler(s.nodeCame, s.nodeGone)},
+		{s.cfg.Namespaces, handler(s.namespaceCame, s.namespaceGone)},
+		{s.cfg.Services, keep(s, s.services)},
+		{s.cfg.ReplicationControllers, keep(s, s.replicationControllers)},
+		{s.cfg.ReplicaSets, keep(s, s.replicaSets)},
+	} {
+		r, err := x.informer.AddEventHandler(x.h)
+		if err != nil {
+			return nil, err
+		}
+		synced = append(synced, r.HasSyncedChecker().Done())
 	}
-	nodes, err := s.cfg.Nodes.AddEventHandler(handler(s.nodeCame, s.nodeGone, func(n *corev1.Node) types.UID { return n.UID }))
-	if err != nil {
-		return nil, err
-	}
-	return []<-chan struct{}{pods.HasSyncedChecker().Done(), nodes.HasSyncedChecker().Done()}, nil
+	return synced, nil
+}
+
+// keep has a shelf hold what there is.
+func keep[T any, P object[T]](s *Scheduler, on shelf[T]) cache.ResourceEventHandler {
+	return handler(func(o P) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		on[nameOf(o)] = o
+	}, func(o P) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(on, nameOf(o))
+	})
+}
+
+// object is a pointer to an object of the API.
+type object[T any] interface {
+	*T
+	metav1.Object
 }
 
 // handler turns an informer's words into objects that came, in what version
 // ever, and objects that are gone. A watch that broke off can tell of a removal
 // and a new object of the same name as one change.
-func handler[T any](came, gone func(*T), uid func(*T) types.UID) cache.ResourceEventHandler {
+func handler[T any, P object[T]](came, gone func(P)) cache.ResourceEventHandler {
 	return cache.ResourceEventHandlerFuncs{
-		AddFunc: func(o any) { came(o.(*T)) },
+		AddFunc: func(o any) { came(o.(P)) },
 		UpdateFunc: func(old, o any) {
-			if uid(old.(*T)) != uid(o.(*T)) {
-				gone(old.(*T))
+			if old.(P).GetUID() != o.(P).GetUID() {
+				gone(old.(P))
 			}
-			came(o.(*T))
+			came(o.(P))
 		},
 		DeleteFunc: func(o any) {
 			if last, ok := o.(cache.DeletedFinalStateUnknown); ok {
 				o = last.Obj
 			}
-			if x, ok := o.(*T); ok {
+			if x, ok := o.(P); ok {
 				gone(x)
 			}
 		},
@@ -107,13 +135,23 @@ func (s *Scheduler) placed(e *entry) {
 		s.free(e)
 	}
 	s.queue.remove(e)
+	assumed := e.assumed
 	e.node, e.assumed = e.pod.Spec.NodeName, false
 	s.promise(e, "")
 	i, now := s.nodeOf(e.node), newLoad(e.pod)
 	was := i.pods[e.pod.UID]
 	i.add(now)
-	if was != nil && !maps.Equal(was.wants, now.wants) {
+	if was == nil || assumed {
+		s.changed(podCame{now, s.namespaces})
+	}
+	if was == nil {
+		return
+	}
+	if !maps.Equal(was.wants, now.wants) {
 		s.changed(podShrank{was, now})
+	}
+	if !maps.Equal(was.pod.Labels, now.pod.Labels) {
+		s.changed(podRelabelled{was, now, s.namespaces})
 	}
 }
 
@@ -126,7 +164,7 @@ func (s *Scheduler) free(e *entry) {
 	s.sweep(e.node)
 	e.node, e.assumed = "", false
 	if l != nil {
-		s.changed(podLeft{l})
+		s.changed(podLeft{l, s.namespaces})
 	}
 }
 
@@ -165,6 +203,23 @@ func (s *Scheduler) nodeGone(n *corev1.Node) {
 	defer s.mu.Unlock()
 	s.nodeOf(n.Name).set(nil)
 	s.sweep(n.Name)
+	s.changed(nodeGone{newNodeInfo(n)})
+}
+
+func (s *Scheduler) namespaceCame(n *corev1.Namespace) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.namespaces[n.Name]
+	s.namespaces[n.Name] = n.Labels
+	if !maps.Equal(was, n.Labels) {
+		s.changed(namespaceChange{n.Name})
+	}
+}
+
+func (s *Scheduler) namespaceGone(n *corev1.Namespace) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.namespaces, n.Name)
 }
 
 // nodeOf finds or makes what is known of a node.

@@ -57,6 +57,12 @@ func randomNode(r *rand.Rand, name string) *corev1.Node {
 	if r.IntN(2) == 0 {
 		n.Labels["disk"] = pick(r, "fast", "slow")
 	}
+	if r.IntN(8) > 0 {
+		n.Labels[corev1.LabelHostname] = name
+	}
+	if r.IntN(4) > 0 {
+		n.Labels[corev1.LabelTopologyZone] = pick(r, "a", "b")
+	}
 	n.Spec.Unschedulable = r.IntN(6) == 0
 	for _, k := range []string{"a", "b"} {
 		if r.IntN(5) == 0 {
@@ -125,30 +131,20 @@ func randomPod(r *rand.Rand, name string, nodes []string) *corev1.Pod {
 			corev1.Toleration{Operator: corev1.TolerationOpExists},
 		))(p)
 	}
+	relate(r, p)
+	scatter(r, p)
 	return p
 }
 
 // slowRefusal is what the documentation of the API says about a Pod, a node and
 // the Pods on it, said straight: nothing is counted in advance. It names the
 // first thing that is wrong, and whether it would be if the node were empty.
-func slowRefusal(p *corev1.Pod, n *corev1.Node, on []*corev1.Pod) (why []string, final bool) {
-	tolerated := func(t corev1.Taint) bool {
-		for _, x := range p.Spec.Tolerations {
-			key := x.Key == "" && x.Operator == corev1.TolerationOpExists || x.Key == t.Key
-			value := x.Operator == corev1.TolerationOpExists || x.Value == t.Value
-			if key && value && (x.Effect == "" || x.Effect == t.Effect) {
-				return true
-			}
-		}
-		return false
-	}
-	if n.Spec.Unschedulable && !tolerated(corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}) {
+func (w slowWorld) slowRefusal(p *corev1.Pod, n *corev1.Node, on []*corev1.Pod) (why []string, final bool) {
+	if n.Spec.Unschedulable && !slowTolerates(p, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}) {
 		return []string{cordoned}, true
 	}
-	for _, t := range n.Spec.Taints {
-		if t.Effect != corev1.TaintEffectPreferNoSchedule && !tolerated(t) {
-			return []string{untaintly}, true
-		}
+	if slowTainted(p, n) {
+		return []string{untaintly}, true
 	}
 	if !slowMatch(p, n) {
 		return []string{noMatch}, true
@@ -178,8 +174,33 @@ func slowRefusal(p *corev1.Pod, n *corev1.Node, on []*corev1.Pod) (why []string,
 			final = final || want.Cmp(all) > 0
 		}
 	}
-	slices.Sort(why)
-	return why, final
+	if len(why) > 0 {
+		slices.Sort(why)
+		return why, final
+	}
+	for _, f := range []func(*corev1.Pod, *corev1.Node, []*corev1.Pod) (string, bool){w.slowSpread, w.slowCompany} {
+		if why, final := f(p, n, on); why != "" {
+			return []string{why}, final
+		}
+	}
+	return nil, false
+}
+
+func slowTolerates(p *corev1.Pod, t corev1.Taint) bool {
+	for _, x := range p.Spec.Tolerations {
+		key := x.Key == "" && x.Operator == corev1.TolerationOpExists || x.Key == t.Key
+		value := x.Operator == corev1.TolerationOpExists || x.Value == t.Value
+		if key && value && (x.Effect == "" || x.Effect == t.Effect) {
+			return true
+		}
+	}
+	return false
+}
+
+func slowTainted(p *corev1.Pod, n *corev1.Node) bool {
+	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool {
+		return t.Effect != corev1.TaintEffectPreferNoSchedule && !slowTolerates(p, t)
+	})
 }
 
 func slowMatch(p *corev1.Pod, n *corev1.Node) bool {
@@ -188,7 +209,7 @@ func slowMatch(p *corev1.Pod, n *corev1.Node) bool {
 			return false
 		}
 	}
-	if p.Spec.Affinity == nil {
+	if p.Spec.Affinity == nil || p.Spec.Affinity.NodeAffinity == nil {
 		return true
 	}
 	return slices.ContainsFunc(p.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms, func(t corev1.NodeSelectorTerm) bool {
@@ -222,7 +243,7 @@ func slowPorts(p *corev1.Pod) (ports []corev1.ContainerPort) {
 
 // slowVictims are the Pods of a node, those of higher priority and longer life
 // kept as far as they leave room.
-func slowVictims(p *corev1.Pod, n *corev1.Node, on []*corev1.Pod) (victims []*corev1.Pod) {
+func (w slowWorld) slowVictims(p *corev1.Pod, n *corev1.Node, on []*corev1.Pod) (victims []*corev1.Pod) {
 	var stay, less []*corev1.Pod
 	for _, o := range on {
 		if *o.Spec.Priority < *p.Spec.Priority {
@@ -235,7 +256,7 @@ func slowVictims(p *corev1.Pod, n *corev1.Node, on []*corev1.Pod) (victims []*co
 		return cmp.Or(cmp.Compare(*b.Spec.Priority, *a.Spec.Priority), a.Status.StartTime.Compare(b.Status.StartTime.Time))
 	})
 	for _, o := range less {
-		if why, _ := slowRefusal(p, n, append(slices.Clone(stay), o)); len(why) == 0 {
+		if why, _ := w.slowRefusal(p, n, append(slices.Clone(stay), o)); len(why) == 0 {
 			stay = append(stay, o)
 		} else {
 			victims = append(victims, o)
@@ -245,9 +266,10 @@ func slowVictims(p *corev1.Pod, n *corev1.Node, on []*corev1.Pod) (victims []*co
 }
 
 // slowWords puts what slowRefusal says of each node together.
-func slowWords(p *corev1.Pod, nodes []*corev1.Node, on map[string][]*corev1.Pod) (fits []string, text string) {
+func (w slowWorld) slowWords(p *corev1.Pod) (fits []string, text string) {
+	nodes, on := w.nodes, w.on
 	names := map[string]bool{}
-	open := p.Spec.Affinity == nil
+	open := p.Spec.Affinity == nil || p.Spec.Affinity.NodeAffinity == nil
 	if !open {
 		for _, t := range p.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
 			open = open || len(t.MatchFields) == 0
@@ -265,14 +287,14 @@ func slowWords(p *corev1.Pod, nodes []*corev1.Node, on map[string][]*corev1.Pod)
 			why, after = append(why, notNamed), append(after, notHelpful)
 			continue
 		}
-		said, final := slowRefusal(p, n, on[n.Name])
+		said, final := w.slowRefusal(p, n, on[n.Name])
 		if len(said) == 0 {
 			fits = append(fits, n.Name)
 			continue
 		}
 		why = append(why, said...)
 		stay := slices.DeleteFunc(slices.Clone(on[n.Name]), func(o *corev1.Pod) bool { return *o.Spec.Priority < *p.Spec.Priority })
-		again, _ := slowRefusal(p, n, stay)
+		again, _ := w.slowRefusal(p, n, stay)
 		switch {
 		case final:
 			after = append(after, notHelpful)
@@ -280,7 +302,7 @@ func slowWords(p *corev1.Pod, nodes []*corev1.Node, on map[string][]*corev1.Pod)
 			after = append(after, noVictims)
 		case len(again) == 0:
 			harm := []int64{0, 0, 0, 0}
-			victims := slowVictims(p, n, on[n.Name])
+			victims := w.slowVictims(p, n, on[n.Name])
 			for k, o := range victims {
 				harm[1] += int64(*o.Spec.Priority) + 1<<31
 				if t := -o.Status.StartTime.UnixNano(); *o.Spec.Priority == *victims[0].Spec.Priority && (k == 0 || t > harm[3]) {
@@ -326,25 +348,27 @@ func TestModel(t *testing.T) {
 		var nodes []*corev1.Node
 		var names []string
 		on := map[string][]*corev1.Pod{}
-		infos := map[string]*nodeInfo{}
-		for k := range r.IntN(5) {
-			n := randomNode(r, fmt.Sprint("n", k))
+		k := newKnown()
+		k.namespaces = teams
+		for i := range r.IntN(5) {
+			n := randomNode(r, fmt.Sprint("n", i))
 			nodes, names = append(nodes, n), append(names, n.Name)
 			for j := range r.IntN(4) {
-				p := randomPod(r, fmt.Sprintf("old%d-%d", k, j), nil)
+				p := randomPod(r, fmt.Sprintf("old%d-%d", i, j), nil)
+				p.Namespace = pick(r, "default", "default", "other")
 				on[n.Name] = append(on[n.Name], p)
 			}
-			infos[n.Name] = nodeWith(n, on[n.Name]...)
+			k.nodes[n.Name] = nodeWith(n, on[n.Name]...)
 		}
 		p := randomPod(r, "p", names)
 		w := newWish(p)
-		v := look(w, infos)
+		v := look(w, k)
 		var fits []string
 		for _, i := range v.fit {
 			fits = append(fits, i.node.Name)
 		}
 		slices.Sort(fits)
-		want, text := slowWords(p, nodes, on)
+		want, text := slowWorld{nodes, on}.slowWords(p)
 		if !slices.Equal(fits, want) {
 			t.Fatalf("fits on %q, want %q", fits, want)
 		}
@@ -389,6 +413,9 @@ func TestNobodyWaitsInVain(t *testing.T) {
 	ended := 0
 	each(t, 3, func(t *testing.T, r *rand.Rand) {
 		play(t, func(s *stage) {
+			for name, set := range teams {
+				s.namespaces.h.OnAdd(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: set}}, true)
+			}
 			w := &world{s, r, map[string]*corev1.Pod{}, map[string]*corev1.Node{}, 0, 0}
 			for step := range 120 {
 				w.step(t)
@@ -450,11 +477,14 @@ func (w *world) step(t *testing.T) {
 	}
 }
 
-// editPod lets a Pod tolerate more, or its containers ask for less.
+// editPod gives a Pod another label, lets it tolerate more, or its containers
+// ask for less.
 func (w *world) editPod(name string) {
 	was := w.pods[name]
 	p := was.DeepCopy()
-	if w.r.IntN(2) == 0 && p.Spec.NodeName == "" {
+	if w.r.IntN(3) == 0 {
+		p.Labels = map[string]string{"app": pick(w.r, "a", "b")}
+	} else if w.r.IntN(2) == 0 && p.Spec.NodeName == "" {
 		p.Spec.Tolerations = append(p.Spec.Tolerations, corev1.Toleration{Key: pick(w.r, "a", "b"), Operator: corev1.TolerationOpExists})
 	} else {
 		p.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU] = resource.MustParse("50m")
@@ -469,7 +499,8 @@ func (w *world) settle(t *testing.T) {
 	for more := true; more; {
 		synctest.Wait()
 		more = false
-		for name, p := range w.pods {
+		for _, name := range slices.Sorted(maps.Keys(w.pods)) {
+			p := w.pods[name]
 			if node := w.on(name); node != "" && p.Spec.NodeName == "" {
 				w.pods[name], more = placed(p, node), true
 				w.stage.pods.h.OnUpdate(p, w.pods[name])
@@ -505,8 +536,9 @@ func (w *world) check(t *testing.T) {
 	for _, p := range w.pods {
 		on[p.Spec.NodeName] = append(on[p.Spec.NodeName], p)
 	}
+	all := slowWorld{nodes, on}
 	for _, p := range on[""] {
-		if fits, words := slowWords(p, nodes, on); len(fits) > 0 || strings.Contains(words, "preempting") {
+		if fits, words := all.slowWords(p); len(fits) > 0 || strings.Contains(words, "preempting") {
 			t.Errorf("%s waits though it fits on %q, or could: %s", p.Name, fits, words)
 		}
 	}

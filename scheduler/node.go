@@ -48,6 +48,7 @@ type load struct {
 	wants  amounts
 	scored amounts // of CPU and memory, with the usual amounts where nothing is requested
 	ports  []pod.HostPort
+	relations
 }
 
 // newLoad counts what the Pod's containers are said to have beside what they
@@ -67,7 +68,7 @@ func newLoad(p *corev1.Pod) *load {
 	}
 	scored := amountsOf(resourcehelper.PodRequests(p, o))
 	return &load{
-		pod: p, wants: amountsOf(requests), ports: pod.HostPorts(p),
+		pod: p, wants: amountsOf(requests), ports: pod.HostPorts(p), relations: newRelations(p),
 		scored: amounts{corev1.ResourceCPU: scored[corev1.ResourceCPU], corev1.ResourceMemory: scored[corev1.ResourceMemory]},
 	}
 }
@@ -126,29 +127,14 @@ func (i *nodeInfo) count(l *load, sign int64) {
 	}
 }
 
-// copy can be changed without changing the node.
+// copy can be changed without changing the node, but for whom it is promised to.
 func (i *nodeInfo) copy() *nodeInfo {
 	c := newNodeInfo(i.node)
 	for _, l := range i.pods {
 		c.add(l)
 	}
+	c.promised = i.promised
 	return c
-}
-
-// seenBy is the node with the Pods that wait for it and that the Pod gives way
-// to: those of no lower priority.
-func (i *nodeInfo) seenBy(w *wish) *nodeInfo {
-	seen := i
-	for uid, l := range i.promised {
-		if uid == w.pod.UID || lower(l, w) {
-			continue
-		}
-		if seen == i {
-			seen = i.copy()
-		}
-		seen.add(l)
-	}
-	return seen
 }
 
 // sameForPods: nothing that decides about Pods differs between two versions of

@@ -12,9 +12,9 @@ const portsTaken = "node(s) didn't have free ports for the requested pod ports"
 
 // hostPorts are ports of the node that Pods ask for; each is given once.
 var hostPorts = rule{
-	refuse: func(w *wish, i *nodeInfo) []reason {
+	refuse: func(w *wish, p *place) []reason {
 		for _, want := range w.ports {
-			for taken := range i.ports {
+			for taken := range p.ports {
 				if want.Clashes(taken) {
 					return []reason{{text: portsTaken}}
 				}

@@ -49,9 +49,12 @@ func preemption(w *wish, v *verdict, promised string) (c *candidate, words strin
 	reasons := map[string]int{}
 	var found []*candidate
 	for i := range v.empty {
-		victims, why := victimsOn(w, i)
+		victims, by, why := victimsOn(w, &place{i, v.around, w})
 		if len(victims) > 0 {
 			found = append(found, &candidate{i, victims})
+		}
+		if by != nil {
+			v.add(by) // what cures it makes room, too
 		}
 		for _, x := range why {
 			reasons[x.text]++
@@ -79,21 +82,21 @@ func leaves(p *corev1.Pod) bool {
 
 // victimsOn takes all Pods of lower priority from a node, and puts back what the
 // Pod can do with, the most important first. If it does not fit even on what is
-// left, it says why.
-func victimsOn(w *wish, i *nodeInfo) (victims []*load, why []reason) {
-	rest := i.seenBy(w).copy()
+// left, it says which rule refused, and why.
+func victimsOn(w *wish, p *place) (victims []*load, by *rule, why []reason) {
+	rest := p.copy()
 	var less []*load
-	for _, l := range i.pods {
+	for _, l := range p.pods {
 		if lower(l, w) {
 			less = append(less, l)
-			rest.remove(l.pod.UID)
+			rest.remove(l)
 		}
 	}
 	if len(less) == 0 {
-		return nil, []reason{{text: noVictims}}
+		return nil, nil, []reason{{text: noVictims}}
 	}
-	if _, why := refusal(w, rest); len(why) > 0 {
-		return nil, why
+	if by, why := refusal(w, rest); by != nil {
+		return nil, by, why
 	}
 	now := time.Now()
 	slices.SortFunc(less, func(a, b *load) int {
@@ -104,12 +107,12 @@ func victimsOn(w *wish, i *nodeInfo) (victims []*load, why []reason) {
 	})
 	for _, l := range less {
 		rest.add(l)
-		if _, why := refusal(w, rest); len(why) > 0 {
-			rest.remove(l.pod.UID)
+		if by, _ := refusal(w, rest); by != nil {
+			rest.remove(l)
 			victims = append(victims, l)
 		}
 	}
-	return victims, nil
+	return victims, nil, nil
 }
 
 // started: a Pod that has not started yet is the youngest.
@@ -169,7 +172,7 @@ func (s *Scheduler) promise(e *entry, node string) {
 	delete(i.promised, e.pod.UID)
 	s.sweep(was)
 	if l != nil && e.node != was {
-		s.changed(podLeft{l})
+		s.changed(podLeft{l, s.namespaces})
 	}
 }
 

@@ -44,7 +44,7 @@ func TestVictims(t *testing.T) {
 		"not even then":           {testPod("p", 900, urgent(9)), nodeWith(testNode("n", 1000), testPod("a", 500, urgent(1)), testPod("b", 500, urgent(9))), ""},
 		"nobody of less priority": {testPod("p", 900), nodeWith(testNode("n", 1000), testPod("a", 500)), ""},
 	} {
-		victims, why := victimsOn(newWish(x.pod), x.node)
+		victims, _, why := victimsOn(newWish(x.pod), placeOf(x.pod, x.node))
 		if got := strings.Join(names(victims), " "); got != x.want || len(victims) > 0 == (len(why) > 0) {
 			t.Errorf("%s: %q, want %q; %v", name, got, x.want, why)
 		}

@@ -69,7 +69,7 @@ func TestWhoWasRefusedRests(t *testing.T) {
 		wake := func(entries ...*entry) {
 			for _, e := range entries {
 				q.refuse(e, []*rule{&resources})
-				q.changed(podLeft{newLoad(testPod("gone", 100))})
+				q.changed(podLeft{newLoad(testPod("gone", 100)), nil})
 			}
 		}
 		tired, other, urgently := queued("tired"), queued("other"), queued("urgently", urgent(5))
@@ -112,7 +112,7 @@ func TestRemoved(t *testing.T) {
 	active, resting, parked, failed := queued("active"), queued("resting"), queued("parked"), queued("failed")
 	q.add(active)
 	q.refuse(resting, []*rule{&resources})
-	q.changed(podLeft{newLoad(testPod("gone", 100))})
+	q.changed(podLeft{newLoad(testPod("gone", 100)), nil})
 	q.refuse(parked, []*rule{&resources})
 	q.fail(failed)
 	for _, e := range []*entry{active, resting, parked, failed, queued("never there")} {
@@ -135,9 +135,19 @@ func TestCures(t *testing.T) {
 		return nodeChange{new: newNodeInfo(testNode("n", cpu, change...))}
 	}
 	became := func(old, new nodeChange) nodeChange { return nodeChange{old.new, new.new} }
-	left := func(p *corev1.Pod) podLeft { return podLeft{newLoad(p)} }
+	left := func(p *corev1.Pod) podLeft { return podLeft{newLoad(p), nil} }
 	p := testPod("p", 500, port("", "TCP", 80), needing(corev1.NodeSelectorOpIn, "disk", "fast"))
 	edited := func(to *corev1.Pod) podEdited { return podEdited{newWish(p), newWish(to)} }
+	in := teams
+	lonely := testPod("p", 0, app("a"), apart("b", corev1.LabelHostname), beside("c", corev1.LabelHostname), spreadBy(corev1.LabelTopologyZone, "a"))
+	moved := func(p *corev1.Pod, to string) podRelabelled {
+		q := p.DeepCopy()
+		app(to)(q)
+		return podRelabelled{newLoad(p), newLoad(q), in}
+	}
+	zoned := func(z string) func(*corev1.Node) {
+		return func(n *corev1.Node) { n.Labels[corev1.LabelTopologyZone] = z }
+	}
 	forbearing := testPod("p", 500, tolerating(corev1.Toleration{Key: corev1.TaintNodeUnschedulable, Operator: corev1.TolerationOpExists}))
 	for name, x := range map[string]struct {
 		by   *rule
@@ -181,6 +191,50 @@ func TestCures(t *testing.T) {
 		"full, tolerates more":                 {&resources, edited(forbearing), false},
 	} {
 		if got := x.by.cures(newWish(p), x.what); got != x.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	for name, x := range map[string]struct {
+		by   *rule
+		what any
+		want bool
+	}{
+		"alone, who is missed comes":            {&podAffinity, podCame{newLoad(testPod("x", 0, app("c"))), in}, true},
+		"alone, somebody else comes":            {&podAffinity, podCame{newLoad(testPod("x", 0, app("d"))), in}, false},
+		"alone, one of another namespace":       {&podAffinity, podCame{newLoad(testPod("x", 0, app("c"), elsewhere)), in}, false},
+		"alone, one becomes who is missed":      {&podAffinity, moved(testPod("x", 0, app("d")), "c"), true},
+		"alone, one becomes somebody else":      {&podAffinity, moved(testPod("x", 0, app("c")), "d"), false},
+		"shunned, who is shunned goes":          {&podAffinity, podLeft{newLoad(testPod("x", 0, app("b"))), in}, true},
+		"shunned, who shuns goes":               {&podAffinity, podLeft{newLoad(testPod("x", 0, apart("a", corev1.LabelHostname))), in}, true},
+		"shunned, somebody else goes":           {&podAffinity, podLeft{newLoad(testPod("x", 0, app("d"))), in}, false},
+		"shunned, one is no longer shunned":     {&podAffinity, moved(testPod("x", 0, app("b")), "d"), true},
+		"shunned, a node comes":                 {&podAffinity, came(10), true},
+		"shunned, a node is relabelled":         {&podAffinity, became(came(10), came(10, fast)), true},
+		"shunned, a node grows":                 {&podAffinity, became(came(10), came(20)), false},
+		"shunned, a node goes":                  {&podAffinity, nodeGone{newNodeInfo(testNode("n", 1))}, true},
+		"shunned, a namespace is relabelled":    {&podAffinity, namespaceChange{"other"}, true},
+		"shunned, has another label":            {&podAffinity, podEdited{newWish(lonely), newWish(testPod("p", 0, app("z")))}, true},
+		"shunned, tolerates more":               {&podAffinity, podEdited{newWish(testPod("p", 0)), newWish(testPod("p", 0, tolerating(corev1.Toleration{Key: "k"})))}, false},
+		"skewed, one of them comes":             {&topologySpread, podCame{newLoad(testPod("x", 0, app("a"))), in}, true},
+		"skewed, another comes":                 {&topologySpread, podCame{newLoad(testPod("x", 0, app("b"))), in}, false},
+		"skewed, one of them goes":              {&topologySpread, podLeft{newLoad(testPod("x", 0, app("a"))), in}, true},
+		"skewed, one of another namespace":      {&topologySpread, podLeft{newLoad(testPod("x", 0, app("a"), elsewhere)), in}, false},
+		"skewed, one becomes one of them":       {&topologySpread, moved(testPod("x", 0, app("b")), "a"), true},
+		"skewed, one becomes another":           {&topologySpread, moved(testPod("x", 0, app("b")), "c"), false},
+		"skewed, a node of a zone comes":        {&topologySpread, came(10, zoned("a")), true},
+		"skewed, a node of no zone comes":       {&topologySpread, came(10), false},
+		"skewed, a node gets a zone":            {&topologySpread, became(came(10), came(10, zoned("a"))), true},
+		"skewed, a node loses its zone":         {&topologySpread, became(came(10, zoned("a")), came(10)), true},
+		"skewed, a node changes its zone":       {&topologySpread, became(came(10, zoned("a")), came(10, zoned("b"))), true},
+		"skewed, a node is tainted":             {&topologySpread, became(came(10, zoned("a")), came(10, zoned("a"), tainted)), true},
+		"skewed, a node grows":                  {&topologySpread, became(came(10, zoned("a")), came(20, zoned("a"))), false},
+		"skewed, a node without zone changes":   {&topologySpread, became(came(10), came(20, fast)), false},
+		"skewed, a node of a zone goes":         {&topologySpread, nodeGone{newNodeInfo(testNode("n", 1, zoned("a")))}, true},
+		"skewed, a node of no zone goes":        {&topologySpread, nodeGone{newNodeInfo(testNode("n", 1))}, false},
+		"skewed, has another label":             {&topologySpread, podEdited{newWish(lonely), newWish(testPod("p", 0, app("z")))}, true},
+		"skewed, tolerates what does not count": {&topologySpread, podEdited{newWish(lonely), newWish(testPod("p", 0, app("a"), tolerating(corev1.Toleration{Key: "k"})))}, false},
+	} {
+		if got := x.by.cures(newWish(lonely), x.what); got != x.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

@@ -9,7 +9,7 @@ const tooManyPods = "Too many pods"
 // resources of all kinds, and the number of Pods. What a node could not give if
 // it were empty is final.
 var resources = rule{
-	refuse: lacks,
+	refuse: func(w *wish, p *place) []reason { return lacks(w, p.nodeInfo) },
 	cures: func(w *wish, c any) bool {
 		switch c := c.(type) {
 		case nodeChange:

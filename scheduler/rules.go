@@ -6,13 +6,14 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
 // rule is one thing that decides whether a node fits a Pod.
 type rule struct {
 	// refuse says why the node does not fit; nothing is that it does.
-	refuse func(*wish, *nodeInfo) []reason
+	refuse func(*wish, *place) []reason
 	// cures: a Pod that this rule refused could fit after the change. The change
 	// is one of the types below.
 	cures func(*wish, any) bool
@@ -33,8 +34,25 @@ type (
 	// nodeChange is a node that came (no old one) or became another; without
 	// Pods both.
 	nodeChange struct{ old, new *nodeInfo }
+	// nodeGone is a node that there is no longer.
+	nodeGone struct{ *nodeInfo }
+	// podCame is a Pod that has a node now.
+	podCame struct {
+		*load
+		namespaces map[string]labels.Set
+	}
 	// podLeft is a Pod that takes no room any more.
-	podLeft struct{ *load }
+	podLeft struct {
+		*load
+		namespaces map[string]labels.Set
+	}
+	// podRelabelled is a Pod on a node that has other labels than before.
+	podRelabelled struct {
+		old, new   *load
+		namespaces map[string]labels.Set
+	}
+	// namespaceChange is a namespace whose labels are not what they were.
+	namespaceChange struct{ name string }
 	// podShrank is a Pod on a node that takes another room than before.
 	podShrank struct{ old, new *load }
 	// podEdited is the waiting Pod itself, changed.
@@ -42,7 +60,7 @@ type (
 )
 
 // rules in the order they are asked; the first that refuses speaks.
-var rules = []*rule{&unschedulable, &taints, &affinity, &hostPorts, &resources}
+var rules = []*rule{&unschedulable, &taints, &affinity, &hostPorts, &resources, &topologySpread, &podAffinity}
 
 // anyNode stands for what is missing when there is no node at all.
 var anyNode = rule{cures: func(_ *wish, c any) bool {
@@ -57,10 +75,13 @@ type wish struct {
 	required  nodeaffinity.RequiredNodeAffinity
 	preferred *nodeaffinity.PreferredSchedulingTerms // nil: none
 	only      map[string]bool                        // names of nodes that alone come into question; nil: all do
+	// hard constraints must be satisfied, soft ones should be.
+	hard, soft []constraint
 }
 
 func newWish(p *corev1.Pod) *wish {
 	w := &wish{load: newLoad(p), required: nodeaffinity.GetRequiredNodeAffinity(p), only: namedNodes(p)}
+	w.hard, w.soft = newConstraints(p, corev1.DoNotSchedule), newConstraints(p, corev1.ScheduleAnyway)
 	if a := p.Spec.Affinity; a != nil && a.NodeAffinity != nil && len(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0 {
 		// Validation lets no term through that cannot be read.
 		w.preferred, _ = nodeaffinity.NewPreferredSchedulingTerms(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
@@ -68,10 +89,20 @@ func newWish(p *corev1.Pod) *wish {
 	return w
 }
 
-// refusal asks the rules about one node.
-func refusal(w *wish, i *nodeInfo) (*rule, []reason) {
+// refusal asks the rules about one node. The Pod must fit beside those that the
+// node is promised to, and also if they never come.
+func refusal(w *wish, p *place) (*rule, []reason) {
+	if f := p.filled(); f != nil {
+		if r, why := askRules(w, f); r != nil {
+			return r, why
+		}
+	}
+	return askRules(w, p)
+}
+
+func askRules(w *wish, p *place) (*rule, []reason) {
 	for _, r := range rules {
-		if why := r.refuse(w, i); len(why) > 0 {
+		if why := r.refuse(w, p); len(why) > 0 {
 			return r, why
 		}
 	}
@@ -80,6 +111,8 @@ func refusal(w *wish, i *nodeInfo) (*rule, []reason) {
 
 // verdict is what a look over all nodes found.
 type verdict struct {
+	known   *known
+	around  *around
 	fit     []*nodeInfo
 	total   int
 	refused []*rule            // which rules refused some node
@@ -89,9 +122,9 @@ type verdict struct {
 }
 
 // look asks the rules about every node.
-func look(w *wish, nodes map[string]*nodeInfo) *verdict {
-	v := &verdict{reasons: map[string]int{}, empty: map[*nodeInfo]bool{}}
-	for _, i := range nodes {
+func look(w *wish, k *known) *verdict {
+	v := &verdict{known: k, around: newAround(w, k), reasons: map[string]int{}, empty: map[*nodeInfo]bool{}}
+	for _, i := range k.nodes {
 		if i.node == nil {
 			continue
 		}
@@ -101,7 +134,7 @@ func look(w *wish, nodes map[string]*nodeInfo) *verdict {
 			v.add(&affinity)
 			continue
 		}
-		r, why := refusal(w, i.seenBy(w))
+		r, why := refusal(w, &place{i, v.around, w})
 		if r == nil {
 			v.fit = append(v.fit, i)
 			continue

@@ -125,6 +125,48 @@ func nodeWith(n *corev1.Node, pods ...*corev1.Pod) *nodeInfo {
 	return i
 }
 
+func app(name string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) { p.Labels = map[string]string{"app": name} }
+}
+
+func elsewhere(p *corev1.Pod) { p.Namespace = "other" }
+
+func termFor(name, topology string) corev1.PodAffinityTerm {
+	return corev1.PodAffinityTerm{LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}, TopologyKey: topology}
+}
+
+func beside(name, topology string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		if p.Spec.Affinity == nil {
+			p.Spec.Affinity = &corev1.Affinity{}
+		}
+		p.Spec.Affinity.PodAffinity = &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{termFor(name, topology)}}
+	}
+}
+
+func apart(name, topology string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		if p.Spec.Affinity == nil {
+			p.Spec.Affinity = &corev1.Affinity{}
+		}
+		p.Spec.Affinity.PodAntiAffinity = &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{termFor(name, topology)}}
+	}
+}
+
+func spreadBy(topology, name string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Spec.TopologySpreadConstraints = append(p.Spec.TopologySpreadConstraints, corev1.TopologySpreadConstraint{
+			MaxSkew: 1, TopologyKey: topology, WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}},
+		})
+	}
+}
+
+// placeOf is a node, and others around it, as a Pod sees it.
+func placeOf(p *corev1.Pod, i *nodeInfo, others ...*nodeInfo) *place {
+	w := newWish(p)
+	return &place{i, newAround(w, cluster(append(others, i)...)), w}
+}
+
 func TestRules(t *testing.T) {
 	taint := func(key, value string, effect corev1.TaintEffect) func(*corev1.Node) {
 		return func(n *corev1.Node) {
@@ -182,8 +224,7 @@ func TestRules(t *testing.T) {
 		"affinity exists":                    {testPod("p", 0, needing(corev1.NodeSelectorOpExists, "disk")), testNode("n", 1000), nil, final(noMatch)},
 		"the first rule that refuses speaks": {testPod("p", 5000), testNode("n", 1000, closed, taint("k", "v", corev1.TaintEffectNoSchedule)), nil, final("node(s) were unschedulable")},
 	} {
-		i := nodeWith(x.node, x.there...)
-		if _, got := refusal(newWish(x.pod), i); fmt.Sprint(got) != fmt.Sprint(x.want) {
+		if _, got := refusal(newWish(x.pod), placeOf(x.pod, nodeWith(x.node, x.there...))); fmt.Sprint(got) != fmt.Sprint(x.want) {
 			t.Errorf("%s: %v, want %v", name, got, x.want)
 		}
 	}

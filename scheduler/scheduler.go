@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package scheduler owns the choice of a node for each Pod: a queue of Pods
-// that wait (queue.go), what is known of the nodes (node.go), one file per
-// rule, scores, who gives way to whom (preempt.go), and what is written of a
-// Pod: its binding, or why it has none (write.go). It acts on Pods whose
-// schedulerName is default-scheduler and leaves others alone. Nothing is
-// polled: a Pod that found no place waits for a change that could give it one,
-// and each rule says which those are.
+// that wait (queue.go), what is known of the nodes (node.go) and counted around
+// them (around.go), one file per rule, scores, who gives way to whom
+// (preempt.go), and what is written of a Pod: its binding, or why it has none
+// (write.go). It acts on Pods whose schedulerName is default-scheduler and
+// leaves others alone. Nothing is polled: a Pod that found no place waits for a
+// change that could give it one, and each rule says which those are.
 package scheduler
 
 import (
@@ -28,9 +28,14 @@ import (
 // Config is what a scheduler is made from.
 type Config struct {
 	Client kubernetes.Interface
-	// Pods and Nodes are shared informers; the caller starts them.
-	Pods, Nodes Informer
-	Log         *slog.Logger
+	Informers
+	Log *slog.Logger
+}
+
+// Informers are those that are shared with the controllers; the caller starts
+// them.
+type Informers struct {
+	Pods, Nodes, Namespaces, Services, ReplicationControllers, ReplicaSets Informer
 }
 
 // Informer is what the scheduler needs of a shared informer.
@@ -49,9 +54,9 @@ type Scheduler struct {
 	slots   chan struct{}
 	bell    chan struct{} // the queue is not as it was
 
-	mu    sync.Mutex // guards the fields below
-	pods  map[types.UID]*entry
-	nodes map[string]*nodeInfo
+	mu   sync.Mutex // guards the fields below
+	pods map[types.UID]*entry
+	*known
 	queue *queue
 }
 
@@ -59,7 +64,7 @@ type Scheduler struct {
 func New(cfg Config) *Scheduler {
 	return &Scheduler{
 		cfg: cfg, slots: make(chan struct{}, writesAtOnce), bell: make(chan struct{}, 1),
-		pods: map[types.UID]*entry{}, nodes: map[string]*nodeInfo{}, queue: newQueue(),
+		pods: map[types.UID]*entry{}, known: newKnown(), queue: newQueue(),
 	}
 }
 
@@ -111,12 +116,12 @@ func (s *Scheduler) place(ctx context.Context) bool {
 		s.events.Eventf(e.pod, nil, corev1.EventTypeWarning, "FailedScheduling", "Scheduling", "skip schedule deleting pod: %v/%v", e.pod.Namespace, e.pod.Name)
 		return true
 	}
-	v := look(e.wish(), s.nodes)
+	v := look(e.wish(), s.known)
 	if len(v.fit) == 0 {
 		s.refuse(ctx, e, v)
 		return true
 	}
-	i := best(e.wish(), v.fit)
+	i := best(e.wish(), v)
 	if k := slices.IndexFunc(v.fit, func(i *nodeInfo) bool { return i.node.Name == e.promised }); k >= 0 {
 		i = v.fit[k] // what was made free for it
 	}

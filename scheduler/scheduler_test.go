@@ -45,9 +45,9 @@ func (f *feed) Done() <-chan struct{}               { return f.full }
 // stage is a scheduler in virtual time, with what it wrote to the API.
 type stage struct {
 	*Scheduler
-	pods, nodes feed
-	client      *fake.Clientset
-	hold        chan struct{} // patches wait for its end, if there is one
+	pods, nodes, namespaces, others feed
+	client                          *fake.Clientset
+	hold                            chan struct{} // patches wait for its end, if there is one
 
 	mu       sync.Mutex // guards the fields below
 	refuse   int        // bindings to refuse
@@ -76,11 +76,15 @@ func playCold(t *testing.T, do func(*stage)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := &stage{client: fake.NewClientset(), bound: map[string]string{}}
-		s.pods.full, s.nodes.full = make(chan struct{}), make(chan struct{})
+		s.pods.full, s.nodes.full, s.namespaces.full, s.others.full = make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
+		close(s.namespaces.full)
+		close(s.others.full)
 		s.client.PrependReactor("create", "pods", s.bindings)
 		s.client.PrependReactor("patch", "pods", s.statuses)
 		s.client.PrependReactor("delete", "pods", s.deletes)
-		s.Scheduler = New(Config{Client: heldClient{s.client, s}, Pods: &s.pods, Nodes: &s.nodes, Log: slog.New(slog.DiscardHandler)})
+		s.Scheduler = New(Config{Client: heldClient{s.client, s}, Log: slog.New(slog.DiscardHandler), Informers: Informers{
+			Pods: &s.pods, Nodes: &s.nodes, Namespaces: &s.namespaces, Services: &s.others, ReplicationControllers: &s.others, ReplicaSets: &s.others,
+		}})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- s.Run(ctx) }()

@@ -12,22 +12,25 @@ import (
 // maxScore is the best that one score gives.
 const maxScore = 100
 
-// Weights of kube-scheduler's default profile; what is left of each node, and
-// how evenly it is used, weigh 1.
+// Weights of kube-scheduler's default profile; what is left of each node, how
+// evenly it is used, and what it has of the images weigh 1.
 const (
-	taintWeight    = 3
-	affinityWeight = 2
+	taintWeight       = 3
+	affinityWeight    = 2
+	spreadWeight      = 2
+	podAffinityWeight = 2
 )
 
 // best is the node with the highest score. Of equals one is drawn, so that a
 // row of small Pods does not fill them one after another.
-func best(w *wish, fit []*nodeInfo) *nodeInfo {
+func best(w *wish, v *verdict) *nodeInfo {
+	fit := v.fit
 	if len(fit) == 1 {
 		return fit[0]
 	}
 	var found *nodeInfo
 	top, equals := int64(-1), 0
-	for k, s := range scores(w, fit) {
+	for k, s := range scores(w, v) {
 		if s > top {
 			top, equals = s, 0
 		}
@@ -41,7 +44,8 @@ func best(w *wish, fit []*nodeInfo) *nodeInfo {
 }
 
 // scores compares nodes that all fit.
-func scores(w *wish, fit []*nodeInfo) []int64 {
+func scores(w *wish, v *verdict) []int64 {
+	fit := v.fit
 	avoided, preferred := make([]int64, len(fit)), make([]int64, len(fit))
 	for k, i := range fit {
 		avoided[k] = avoidance(w, i.node)
@@ -51,9 +55,10 @@ func scores(w *wish, fit []*nodeInfo) []int64 {
 	}
 	normalize(avoided)
 	normalize(preferred)
-	sum := make([]int64, len(fit))
+	even, liked, sum := evenSpread(w, fit, v.known), attraction(w, fit, v.known), make([]int64, len(fit))
 	for k, i := range fit {
-		sum[k] = taintWeight*(maxScore-avoided[k]) + affinityWeight*preferred[k] + leastAllocated(w, i) + balanced(w, i)
+		sum[k] = taintWeight*(maxScore-avoided[k]) + affinityWeight*preferred[k] + leastAllocated(w, i) + balanced(w, i) +
+			spreadWeight*even[k] + podAffinityWeight*liked[k] + locality(w, i, v.known)
 	}
 	return sum
 }

@@ -92,7 +92,7 @@ func TestPreferences(t *testing.T) {
 		"nobody's own": {testPod("p", 100, preferring(map[string]int32{"fast": 80})), nodes(nobody, disk("big")), []int64{300, 300}},
 	} {
 		w := newWish(x.pod)
-		got := scores(w, x.fit)
+		got := scores(w, &verdict{fit: x.fit, known: cluster(x.fit...)})
 		for k, i := range x.fit {
 			got[k] -= leastAllocated(w, i) + balanced(w, i)
 		}
@@ -108,7 +108,7 @@ func TestEqualsAreDrawn(t *testing.T) {
 	fit := []*nodeInfo{nodeWith(testNode("a", 1000)), nodeWith(testNode("b", 1000)), nodeWith(testNode("used", 1000), testPod("x", 500))}
 	drawn := map[string]int{}
 	for range 200 {
-		drawn[best(w, fit).node.Name]++
+		drawn[best(w, &verdict{fit: fit, known: cluster(fit...)}).node.Name]++
 	}
 	if drawn["a"] < 50 || drawn["b"] < 50 || drawn["used"] > 0 {
 		t.Error(drawn)
@@ -117,8 +117,8 @@ func TestEqualsAreDrawn(t *testing.T) {
 
 // thousand is a cluster of some size: every tenth node is tainted, and each has
 // ten Pods.
-func thousand(nodes int) map[string]*nodeInfo {
-	m := map[string]*nodeInfo{}
+func thousand(nodes int) *known {
+	m := newKnown()
 	for k := range nodes {
 		n := testNode(fmt.Sprint("n", k), 4000, func(n *corev1.Node) {
 			n.Status.Allocatable[corev1.ResourcePods] = resource.MustParse("110")
@@ -130,7 +130,7 @@ func thousand(nodes int) map[string]*nodeInfo {
 		for j := range 10 {
 			i.add(newLoad(testPod(fmt.Sprintf("p%d-%d", k, j), int64(100+k%7*10), port("", "TCP", int32(8000+j)))))
 		}
-		m[n.Name] = i
+		m.nodes[n.Name] = i
 	}
 	return m
 }
@@ -156,7 +156,7 @@ func BenchmarkCycle(b *testing.B) {
 						_ = explain(v, words)
 						continue
 					}
-					i := best(w, v.fit)
+					i := best(w, v)
 					i.add(w.load)
 					i.remove(p.UID)
 				}

@@ -22,8 +22,8 @@ func tolerates(list []corev1.Toleration, t corev1.Taint) bool {
 
 // unschedulable is a cordoned node.
 var unschedulable = rule{
-	refuse: func(w *wish, i *nodeInfo) []reason {
-		if i.node.Spec.Unschedulable && !toleratesCordon(w) {
+	refuse: func(w *wish, p *place) []reason {
+		if p.node.Spec.Unschedulable && !toleratesCordon(w) {
 			return final(cordoned)
 		}
 		return nil
@@ -45,8 +45,8 @@ func toleratesCordon(w *wish) bool {
 
 // taints that keep Pods away.
 var taints = rule{
-	refuse: func(w *wish, i *nodeInfo) []reason {
-		if tainted(w, i) {
+	refuse: func(w *wish, p *place) []reason {
+		if tainted(w, p.node) {
 			return final(untaintly)
 		}
 		return nil
@@ -54,7 +54,7 @@ var taints = rule{
 	cures: func(w *wish, c any) bool {
 		switch c := c.(type) {
 		case nodeChange:
-			return !tainted(w, c.new) && (c.old == nil || tainted(w, c.old))
+			return !tainted(w, c.new.node) && (c.old == nil || tainted(w, c.old.node))
 		case podEdited:
 			return len(c.new.pod.Spec.Tolerations) != len(c.old.pod.Spec.Tolerations)
 		}
@@ -62,8 +62,8 @@ var taints = rule{
 	},
 }
 
-func tainted(w *wish, i *nodeInfo) bool {
-	return slices.ContainsFunc(i.node.Spec.Taints, func(t corev1.Taint) bool {
+func tainted(w *wish, n *corev1.Node) bool {
+	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool {
 		return (t.Effect == corev1.TaintEffectNoSchedule || t.Effect == corev1.TaintEffectNoExecute) && !tolerates(w.pod.Spec.Tolerations, t)
 	})
 }

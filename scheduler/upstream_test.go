@@ -13,7 +13,10 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // clusters is where scripts/golden wants the questions for kube-scheduler.
@@ -26,9 +29,13 @@ type question struct {
 	Nodes []*corev1.Node
 	Pods  []*corev1.Pod
 	Pod   *corev1.Pod
+
+	Namespaces  []*corev1.Namespace
+	Services    []*corev1.Service
+	ReplicaSets []*appsv1.ReplicaSet
 }
 
-const questions = 600
+const questions = 1500
 
 func ask(seed uint64) question {
 	r := rand.New(rand.NewPCG(seed, 37))
@@ -39,6 +46,7 @@ func ask(seed uint64) question {
 		q.Nodes, names = append(q.Nodes, n), append(names, n.Name)
 		for j := range r.IntN(4) {
 			p := placed(randomPod(r, fmt.Sprintf("old%d-%d", k, j), nil), n.Name)
+			p.Namespace = pick(r, "default", "default", "other")
 			p.Status.Phase = corev1.PodRunning
 			q.Pods = append(q.Pods, p)
 		}
@@ -47,8 +55,11 @@ func ask(seed uint64) question {
 	if r.IntN(3) == 0 {
 		a := q.Pod.Spec.Affinity
 		if a == nil {
-			a = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{}}
+			a = &corev1.Affinity{}
 			q.Pod.Spec.Affinity = a
+		}
+		if a.NodeAffinity == nil {
+			a.NodeAffinity = &corev1.NodeAffinity{}
 		}
 		for _, op := range []corev1.NodeSelectorOperator{corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn} {
 			a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution = append(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution, corev1.PreferredSchedulingTerm{
@@ -57,7 +68,56 @@ func ask(seed uint64) question {
 			})
 		}
 	}
+	for name, set := range teams {
+		q.Namespaces = append(q.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: set}})
+	}
+	surround(r, &q)
+	if seed%2 == 0 {
+		calm(&q)
+	}
 	return q
+}
+
+// calm leaves nothing but other Pods, room for them and the topology to decide.
+func calm(q *question) {
+	for k := range 3 {
+		q.Nodes = append(q.Nodes, testNode(fmt.Sprint("calm", k), 4000, func(n *corev1.Node) {
+			n.Labels[corev1.LabelTopologyZone] = []string{"a", "b", "b"}[k]
+		}))
+	}
+	for _, n := range q.Nodes {
+		n.Spec.Taints, n.Spec.Unschedulable = nil, false
+		n.Status.Allocatable[corev1.ResourcePods] = resource.MustParse("20")
+		n.Status.Allocatable[corev1.ResourceCPU] = resource.MustParse("4")
+	}
+	q.Pod.Spec.NodeSelector = nil
+	if a := q.Pod.Spec.Affinity; a != nil {
+		a.NodeAffinity = nil
+	}
+}
+
+// surround gives the Pod a Service and an owner, and nodes images.
+func surround(r *rand.Rand, q *question) {
+	for _, app := range []string{"a", "b"} {
+		if r.IntN(3) == 0 {
+			s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: app, Namespace: pick(r, "default", "default", "other")}}
+			s.Spec.Selector = map[string]string{"app": app}
+			q.Services = append(q.Services, s)
+		}
+	}
+	if r.IntN(3) == 0 {
+		s := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "default", UID: "s"}}
+		s.Spec.Selector = randomSelector(r)
+		q.ReplicaSets = append(q.ReplicaSets, s)
+		q.Pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(s, appsv1.SchemeGroupVersion.WithKind("ReplicaSet"))}
+	}
+	q.Pod.Spec.Containers[0].Image = pick(r, "registry.local/web", "registry.local/web:v1")
+	size := int64(1+r.IntN(1500)) << 20
+	for _, n := range q.Nodes {
+		if r.IntN(3) == 0 {
+			n.Status.Images = []corev1.ContainerImage{{Names: []string{"registry.local/web:latest", "registry.local/web:v1"}, SizeBytes: size}}
+		}
+	}
 }
 
 // TestUpstream compares the choice, or the words, with those of kube-scheduler
@@ -101,20 +161,29 @@ func TestUpstream(t *testing.T) {
 
 // answers are the nodes with the best score, or what is said if none fits.
 func answers(q question) (all []string) {
-	nodes := map[string]*nodeInfo{}
+	k := newKnown()
+	for _, n := range q.Namespaces {
+		k.namespaces[n.Name] = n.Labels
+	}
+	for _, s := range q.Services {
+		k.services[nameOf(s)] = s
+	}
+	for _, s := range q.ReplicaSets {
+		k.replicaSets[nameOf(s)] = s
+	}
 	for _, n := range q.Nodes {
-		nodes[n.Name] = nodeWith(n)
+		k.nodes[n.Name] = nodeWith(n)
 	}
 	for _, p := range q.Pods {
-		nodes[p.Spec.NodeName].add(newLoad(p))
+		k.nodes[p.Spec.NodeName].add(newLoad(p))
 	}
 	w := newWish(q.Pod)
-	v := look(w, nodes)
+	v := look(w, k)
 	if len(v.fit) == 0 {
 		_, words, _ := preemption(w, v, "")
 		return []string{explain(v, words)}
 	}
-	points := scores(w, v.fit)
+	points := scores(w, v)
 	for k, i := range v.fit {
 		if points[k] == slices.Max(points) {
 			all = append(all, i.node.Name)

@@ -9,12 +9,12 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-func cluster(nodes ...*nodeInfo) map[string]*nodeInfo {
-	m := map[string]*nodeInfo{}
+func cluster(nodes ...*nodeInfo) *known {
+	k := newKnown()
 	for _, i := range nodes {
-		m[i.node.Name] = i
+		k.nodes[i.node.Name] = i
 	}
-	return m
+	return k
 }
 
 func urgent(n int32) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Spec.Priority = &n } }
@@ -25,10 +25,10 @@ func TestWords(t *testing.T) {
 	full := nodeWith(testNode("full", 1000), testPod("a", 900))
 	for name, x := range map[string]struct {
 		pod   *corev1.Pod
-		nodes map[string]*nodeInfo
+		nodes *known
 		want  string
 	}{
-		"no nodes": {testPod("p", 0), nil, "no nodes available to schedule pods"},
+		"no nodes": {testPod("p", 0), cluster(), "no nodes available to schedule pods"},
 		"a full node": {testPod("p", 500), cluster(full),
 			"0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
 		"one reason after another": {testPod("p", 500), cluster(full, nodeWith(testNode("small", 100)), nodeWith(testNode("closed", 1000, closed))),

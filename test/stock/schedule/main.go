@@ -16,6 +16,7 @@ import (
 	"os"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
@@ -32,6 +33,10 @@ type cluster struct {
 	Nodes []*corev1.Node
 	Pods  []*corev1.Pod // on the nodes
 	Pod   *corev1.Pod   // looks for one
+
+	Namespaces  []*corev1.Namespace
+	Services    []*corev1.Service
+	ReplicaSets []*appsv1.ReplicaSet
 }
 
 // patience bounds one answer.
@@ -83,6 +88,15 @@ func ask(c cluster) (string, error) {
 	}
 	for _, p := range append(c.Pods, c.Pod) {
 		objects = append(objects, p)
+	}
+	for _, n := range c.Namespaces {
+		objects = append(objects, n)
+	}
+	for _, s := range c.Services {
+		objects = append(objects, s)
+	}
+	for _, s := range c.ReplicaSets {
+		objects = append(objects, s)
 	}
 	client := fake.NewClientset(objects...)
 	said := make(chan string, 1)
