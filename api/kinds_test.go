@@ -229,7 +229,7 @@ func otherKinds() map[string]kind {
 			defaults: defaults.ReplicationController, check: validation.ReplicationController, change: validation.ReplicationControllerUpdate, warn: validation.ReplicationControllerWarnings, columns: table.ReplicationController(),
 			parts: map[string]part[corev1.ReplicationController]{"status": {check: validation.ReplicationControllerStatusUpdate}},
 		}),
-		"PodTemplate": of(rules[corev1.PodTemplate]{defaults: defaults.PodTemplate, check: validation.PodTemplate, change: validation.PodTemplateUpdate, warn: validation.PodTemplateWarnings, columns: table.PodTemplate()}),
+		"PodTemplate": of(rules[corev1.PodTemplate]{defaults: defaults.PodTemplate, check: validation.PodTemplate, change: validation.PodTemplateUpdate, prepare: func(p, _ *corev1.PodTemplate) { defaults.PreparePodTemplate(&p.Template) }, warn: validation.PodTemplateWarnings, columns: table.PodTemplate()}),
 		"ReplicaSet": of(rules[appsv1.ReplicaSet]{
 			defaults: defaults.ReplicaSet, check: validation.ReplicaSet, change: validation.ReplicaSetUpdate, prepare: func(r, _ *appsv1.ReplicaSet) { defaults.PreparePodTemplate(&r.Spec.Template) }, warn: validation.ReplicaSetWarnings, columns: table.ReplicaSet(),
 			parts: map[string]part[appsv1.ReplicaSet]{"status": {check: validation.ReplicaSetStatusUpdate}},

@@ -197,6 +197,7 @@ func assignPod(p *corev1.Pod, b *corev1.Binding) error {
 		maps.Copy(*to, from)
 	}
 	add(&p.Annotations, b.Annotations)
+	defaults.DropInitAnnotations(p.Annotations)
 	add(&p.Labels, b.Labels)
 	pod.SetCondition(&p.Status, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue})
 	return nil

@@ -20,6 +20,7 @@ import (
 // it rewrote.
 func PreparePod(p, old *corev1.Pod) []string {
 	dropAlpha(&p.Spec)
+	DropInitAnnotations(p.Annotations)
 	if old != nil {
 		if p.Spec.Resources == nil {
 			// From a client that does not know the field.
@@ -33,12 +34,26 @@ func PreparePod(p, old *corev1.Pod) []string {
 }
 
 // PreparePodTemplate is what the API makes of a template.
-func PreparePodTemplate(t *corev1.PodTemplateSpec) { dropAlpha(&t.Spec) }
+func PreparePodTemplate(t *corev1.PodTemplateSpec) {
+	dropAlpha(&t.Spec)
+	DropInitAnnotations(t.Annotations)
+}
+
+// DropInitAnnotations takes away the annotations that held init containers
+// before they were fields, up to Kubernetes 1.5: nothing reads them, and a
+// server keeps none.
+func DropInitAnnotations(annotations map[string]string) {
+	for _, version := range []string{"alpha", "beta"} {
+		delete(annotations, "pod."+version+".kubernetes.io/init-containers")
+		delete(annotations, "pod."+version+".kubernetes.io/init-container-statuses")
+	}
+}
 
 // PreparePodStatus is a write of pods/status: what it may not touch is put
 // back, and what an older client leaves away stays.
 func PreparePodStatus(p, old *corev1.Pod) {
 	p.Spec = *old.Spec.DeepCopy()
+	DropInitAnnotations(p.Annotations)
 	p.DeletionTimestamp, p.OwnerReferences = nil, old.OwnerReferences
 	now, was := &p.Status, &old.Status
 	zero(&now.QOSClass, was.QOSClass)
