@@ -30,7 +30,8 @@ func (x *actor) act(ctx context.Context, p *corev1.Pod, have *observed, d decisi
 	for _, a := range d.actions {
 		switch a.verb {
 		case prepare:
-			x.job(ctx, "setup", func(ctx context.Context) error { return x.prepare(ctx, p) }, x.prepared)
+			limits := x.mem.limits
+			x.job(ctx, "setup", func(ctx context.Context) error { return x.prepare(ctx, p, limits) }, x.prepared)
 		case makeSandbox:
 			x.newSandbox(ctx, p, a.attempt)
 		case stopSandbox:
@@ -45,6 +46,8 @@ func (x *actor) act(ctx context.Context, p *corev1.Pod, have *observed, d decisi
 			x.begin(ctx, p, have, a)
 		case tellBackOff:
 			x.containerEvent(p, a.container, corev1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s", a.container.Name, fullName(p))
+		case resizePod:
+			x.beginResize(ctx, p, have)
 		case tellPullBackOff:
 			x.pullHeldBack(p, a.container)
 		}
@@ -94,9 +97,12 @@ func (x *actor) holdOff() {
 }
 
 // prepare makes what containers of the Pod lean on: cgroup and volumes.
-func (x *actor) prepare(ctx context.Context, p *corev1.Pod) error {
-	if err := x.agent.cgroups.make(p); err != nil {
+func (x *actor) prepare(ctx context.Context, p *corev1.Pod, limits podLimits) error {
+	if err := x.agent.cgroups.make(p, limits); err != nil {
 		x.event(p, corev1.EventTypeWarning, "FailedCreatePodContainer", "unable to ensure pod container exists: %v", err)
+		return err
+	}
+	if err := x.keepAllocation(p); err != nil {
 		return err
 	}
 	x.agent.objects.follow(x, p)

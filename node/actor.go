@@ -29,7 +29,10 @@ type actor struct {
 	agent *Agent
 	bell  chan struct{} // a mailbox of one: somebody has news
 
-	accepted bool // this node has taken the Pod; the agent's admission guards it
+	// The agent's admission guards these.
+	accepted bool        // this node has taken the Pod
+	grant    *allocation // what it was granted, or nil: not looked at yet
+	deferred time.Time   // since when a resize waits for room, or zero
 
 	mu      sync.Mutex // guards the fields up to the line
 	latest  *corev1.Pod
@@ -192,14 +195,16 @@ func (x *actor) step(ctx context.Context, stale bool) (over bool, next time.Time
 	x.followLogs(p, have)
 	e, deadline := x.ending(p, have, now)
 	if e != nil {
-		return x.terminate(ctx, p, have, e)
+		return x.terminate(ctx, x.granted(p), have, e)
 	}
+	p = x.negotiate(p)
 	if stale {
 		x.tryAgain(ctx, p)
 	}
 	d := plan(p, have, &x.mem, now)
 	x.act(ctx, p, have, d)
 	x.tendProbes(ctx, p, have, false)
+	x.settle(p, have)
 	next = sooner(d.wakeAt, deadline)
 	if !x.report(ctx, p, have, nil) {
 		next = sooner(next, now.Add(reportRetry))

@@ -50,14 +50,14 @@ func (x *actor) admitted(p *corev1.Pod, have *observed) bool {
 	return false
 }
 
-// accepted are the Pods that have something of this node, without x's own. The
-// caller holds admission.
+// accepted are the Pods that have something of this node, as much as they were
+// granted, without x's own. The caller holds admission.
 func (a *Agent) accepted(x *actor) (out []*corev1.Pod) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, y := range a.actors {
 		if p := y.pod(); y != x && !pod.Terminal(p) && (y.accepted || p.Status.StartTime != nil) {
-			out = append(out, p)
+			out = append(out, y.allocated())
 		}
 	}
 	return out
@@ -139,7 +139,7 @@ func refuseResources(p *corev1.Pod, h host) *refusal {
 	}
 	promised := corev1.ResourceList{}
 	for _, o := range h.others {
-		for name, q := range resourcehelper.PodRequests(o, resourcehelper.PodResourcesOptions{UseStatusResources: true}) {
+		for name, q := range resourcehelper.PodRequests(o, resourcehelper.PodResourcesOptions{}) {
 			sum := promised[name]
 			sum.Add(q)
 			promised[name] = sum

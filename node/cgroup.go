@@ -63,9 +63,8 @@ func controllers() []string { return []string{"cpu", "cpuacct", "memory", "pids"
 // machine has them: kubelets', and io, by which containers are measured.
 func delegated() []string { return []string{"cpu", "cpuset", "hugetlb", "io", "memory", "pids"} }
 
-// make makes the Pod's cgroup and its limits: its own, or the sums of its
-// containers'.
-func (g *cgroups) make(p *corev1.Pod) error {
+// make makes the Pod's cgroup with its limits.
+func (g *cgroups) make(p *corev1.Pod, l podLimits) error {
 	path := g.path(p)
 	if err := g.mkdir(path); err != nil {
 		return fmt.Errorf("cannot make cgroup %s: %w", path, err)
@@ -73,20 +72,41 @@ func (g *cgroups) make(p *corev1.Pod) error {
 	if err := g.weigh(p); err != nil {
 		return err
 	}
-	req := resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})
-	if err := g.setShares(path, req.Cpu().MilliValue()); err != nil {
+	return g.limit(p, l)
+}
+
+// limit sets the limits of the Pod's cgroup; one that is 0 stays as it is.
+func (g *cgroups) limit(p *corev1.Pod, l podLimits) error {
+	path := g.path(p)
+	if err := g.setShares(path, l.CPURequest); err != nil {
 		return err
 	}
-	lim := resourcehelper.PodLimits(p, resourcehelper.PodResourcesOptions{})
-	if limited(p, corev1.ResourceMemory) {
-		if err := g.set("memory", path, "memory.limit_in_bytes", "memory.max", lim.Memory().Value(), nil); err != nil {
+	if l.Memory > 0 {
+		if err := g.set("memory", path, "memory.limit_in_bytes", "memory.max", l.Memory, nil); err != nil {
 			return err
 		}
 	}
-	if limited(p, corev1.ResourceCPU) {
-		return g.setQuota(path, quota(lim.Cpu().MilliValue()))
+	if l.CPULimit > 0 {
+		return g.setQuota(path, quota(l.CPULimit))
 	}
 	return nil
+}
+
+// memoryUsed is the memory that the Pod uses now, in bytes.
+func (g *cgroups) memoryUsed(p *corev1.Pod) (int64, error) {
+	name := "memory.usage_in_bytes"
+	if g.layout.V2() {
+		name = "memory.current"
+	}
+	dir := g.layout.Path("memory", g.path(p))
+	if dir == "" {
+		return 0, nil // the machine does not count it
+	}
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		return 0, fmt.Errorf("cannot tell how much memory pod %s uses: %w", key(p), err)
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
 }
 
 // weigh gives the class of a Pod its weight beside Guaranteed Pods: as little as

@@ -69,7 +69,7 @@ func TestCgroupV2(t *testing.T) {
 		sized("g", "cpu=500m memory=64Mi", "cpu=500m memory=64Mi"), sized("b1", "cpu=100m", "memory=1Gi"),
 		sized("b2", "cpu=1", "cpu=2"), sized("e", "", ""),
 	} {
-		if err := g.make(p); err != nil {
+		if err := g.make(p, limitsOf(p)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -94,7 +94,7 @@ func TestCgroupV2(t *testing.T) {
 // has not yet, and the Pod's own is left to the OCI runtime.
 func TestCgroupV2Delegates(t *testing.T) {
 	g := unified(t)
-	if err := g.make(sized("b", "cpu=1", "")); err != nil {
+	if err := g.make(sized("b", "cpu=1", ""), podLimits{CPURequest: 1000}); err != nil {
 		t.Fatal(err)
 	}
 	holds(t, g.layout.Unified, map[string]string{
@@ -110,12 +110,12 @@ func TestCgroupV2Incomplete(t *testing.T) {
 	root := g.layout.Unified
 	put(t, filepath.Join(root, "peapod/cgroup.controllers"), "cpu memory")
 	put(t, filepath.Join(root, "peapod/cgroup.subtree_control"), "cpu memory")
-	err := g.make(sized("e", "", ""))
+	err := g.make(sized("e", "", ""), podLimits{})
 	if want := `cgroup "` + root + `/peapod" has some missing controllers: cpuset, hugetlb, io, pids`; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v\nwant %s", err, want)
 	}
 	g.layout.UnifiedControllers = []string{"cpu", "memory"}
-	if err := g.make(sized("e", "", "")); err != nil {
+	if err := g.make(sized("e", "", ""), podLimits{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -131,7 +131,7 @@ func TestCgroupV1(t *testing.T) {
 		sized("g", "cpu=500m memory=64Mi", "cpu=500m memory=64Mi"), sized("b1", "cpu=100m", "memory=1Gi"),
 		sized("b2", "cpu=1", "cpu=2"), sized("e", "", ""),
 	} {
-		if err := g.make(p); err != nil {
+		if err := g.make(p, limitsOf(p)); err != nil {
 			t.Fatal(err)
 		}
 	}

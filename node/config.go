@@ -191,6 +191,10 @@ func (a *Agent) containerConfig(ctx context.Context, p *corev1.Pod, sb *podSandb
 	if err != nil {
 		return nil, err
 	}
+	made, err := json.Marshal(effective(p, c))
+	if err != nil {
+		return nil, err
+	}
 	config := &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: uint32(attempt)},
 		Image:    &runtimeapi.ImageSpec{Image: image.Id, UserSpecifiedImage: c.Image},
@@ -201,7 +205,7 @@ func (a *Agent) containerConfig(ctx context.Context, p *corev1.Pod, sb *podSandb
 			labelPodName: p.Name, labelPodNamespace: p.Namespace, labelPodUID: string(p.UID), labelContainerName: c.Name,
 		},
 		Annotations: map[string]string{
-			annotationHash: hashOf(c), annotationRestarts: strconv.Itoa(attempt),
+			annotationHash: hashOf(c), annotationRestarts: strconv.Itoa(attempt), annotationResources: string(made),
 			annotationMessage: c.TerminationMessagePath, annotationPolicy: string(c.TerminationMessagePolicy),
 			annotationMessageDir: a.messageFile(p.UID, c.Name, attempt),
 		},

@@ -32,7 +32,7 @@ func TestEphemeralContainers(t *testing.T) {
 		w.pass(10 * time.Second)
 		w.restart()
 		w.pass(time.Minute)
-		w.want(w.about("start look", "start stay", "start lost"), "1000 start look #0", "1000 start stay #0")
+		w.wantTimes(w.about("start look", "start stay", "start lost"), "1000 start look #0", "1000 start stay #0")
 		s := w.get("uid-p").Status
 		look, stay, lost := s.EphemeralContainerStatuses[0], s.EphemeralContainerStatuses[1], s.EphemeralContainerStatuses[2]
 		if end := look.State.Terminated; end == nil || end.ExitCode != 3 || look.RestartCount != 0 || look.Started != nil || look.Ready {

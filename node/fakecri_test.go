@@ -44,6 +44,8 @@ type fakeCRI struct {
 	statusErr  error
 	sandboxErr error
 	stopErr    error
+	updateErr  error
+	memory     uint64 // that each container uses
 	sandboxes  []*fakeSandbox
 	containers []*fakeContainer
 	followers  map[chan *runtimeapi.ContainerEventResponse]bool
@@ -399,4 +401,24 @@ func (f *fakeCRI) PullImage(_ context.Context, q *runtimeapi.PullImageRequest) (
 	}
 	f.images[q.Image.Image] = true
 	return &runtimeapi.PullImageResponse{ImageRef: "sha256:1"}, nil
+}
+
+func (f *fakeCRI) UpdateContainerResources(_ context.Context, q *runtimeapi.UpdateContainerResourcesRequest) (*runtimeapi.UpdateContainerResourcesResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := f.find(q.ContainerId)
+	if c == nil || c.status.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return nil, grpcstatus.Error(codes.FailedPrecondition, "not running")
+	}
+	if f.updateErr != nil {
+		return nil, f.updateErr
+	}
+	f.w.note("update %s shares=%d quota=%d memory=%d", c.config.Metadata.Name, q.Linux.CpuShares, q.Linux.CpuQuota, q.Linux.MemoryLimitInBytes)
+	return &runtimeapi.UpdateContainerResourcesResponse{}, nil
+}
+
+func (f *fakeCRI) ContainerStats(_ context.Context, q *runtimeapi.ContainerStatsRequest) (*runtimeapi.ContainerStatsResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &runtimeapi.ContainerStatsResponse{Stats: &runtimeapi.ContainerStats{Memory: &runtimeapi.MemoryUsage{UsageBytes: &runtimeapi.UInt64Value{Value: f.memory}}}}, nil
 }

@@ -44,7 +44,12 @@ type memory struct {
 	failed   map[string]failure // to be killed
 	hooking  map[string]bool    // its postStart runs
 	stopped  map[string]bool    // its stop was reported done
+	resized  map[string]bool    // it ends to have other limits
 	messages map[string]string  // what it left to say
+
+	resize  resizing
+	limits  podLimits                              // of the Pod's cgroup
+	updated map[string]corev1.ResourceRequirements // allocation.Updated
 
 	told    map[string]bool // reasons of events that are told once
 	outcome *outcome
@@ -90,7 +95,7 @@ type waiting struct{ reason, message string }
 func newMemory() memory {
 	return memory{
 		backOffs: map[string]*backOff{}, holds: map[string]*hold{}, waiting: map[string]waiting{}, starting: map[string]bool{},
-		results: map[string]probeResult{}, failed: map[string]failure{}, hooking: map[string]bool{}, stopped: map[string]bool{}, messages: map[string]string{}, told: map[string]bool{},
+		results: map[string]probeResult{}, failed: map[string]failure{}, hooking: map[string]bool{}, stopped: map[string]bool{}, resized: map[string]bool{}, messages: map[string]string{}, told: map[string]bool{},
 	}
 }
 
@@ -177,6 +182,7 @@ func (m *memory) forget(have *observed) {
 	maps.DeleteFunc(m.failed, func(id string, _ failure) bool { return !known[id] })
 	maps.DeleteFunc(m.hooking, func(id string, _ bool) bool { return !known[id] })
 	maps.DeleteFunc(m.stopped, func(id string, _ bool) bool { return !known[id] })
+	maps.DeleteFunc(m.resized, func(id string, _ bool) bool { return !known[id] })
 	maps.DeleteFunc(m.messages, func(id string, _ string) bool { return !known[id] })
 }
 

@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"iter"
 	"slices"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -34,6 +36,8 @@ const (
 	annotationPreStop       = "io.kubernetes.container.preStopHandler"
 	annotationMessageDir    = "peapod.dev/termination-log"
 	annotationOrder         = "peapod.dev/stop-order"
+	// The resources the container was made with, as JSON.
+	annotationResources = "peapod.dev/resources"
 )
 
 // instance is one container the runtime has.
@@ -54,6 +58,8 @@ type instance struct {
 	message  string
 	logPath  string
 	user     *runtimeapi.ContainerUser
+	// resources are those it was made with, or nil if that is not known.
+	resources *corev1.ResourceRequirements
 	// annotations as this agent wrote them.
 	annotations map[string]string
 }
@@ -198,11 +204,30 @@ func instanceOf(s *runtimeapi.ContainerStatus, sandbox string) *instance {
 	i := &instance{
 		id: s.Id, name: s.Labels[labelContainerName], sandbox: sandbox, hash: s.Annotations[annotationHash], state: s.State,
 		image: s.Image.GetUserSpecifiedImage(), user: s.User, imageID: s.ImageRef, created: at(s.CreatedAt), started: at(s.StartedAt), finished: at(s.FinishedAt),
-		exitCode: int(s.ExitCode), reason: s.Reason, message: s.Message, logPath: s.LogPath, annotations: s.Annotations,
+		exitCode: int(s.ExitCode), reason: s.Reason, message: s.Message, logPath: s.LogPath, annotations: s.Annotations, resources: madeWith(s.Annotations),
 	}
 	i.attempt = int(s.GetMetadata().GetAttempt())
 	if n, err := strconv.Atoi(s.Annotations[annotationRestarts]); err == nil {
 		i.attempt = n
 	}
 	return i
+}
+
+// has says whether the runtime has an instance.
+func (o *observed) has(id string) bool {
+	for _, list := range o.containers {
+		if slices.ContainsFunc(list, func(i *instance) bool { return i.id == id }) {
+			return true
+		}
+	}
+	return false
+}
+
+// madeWith are the resources an instance was made with, or nil.
+func madeWith(annotations map[string]string) *corev1.ResourceRequirements {
+	var r corev1.ResourceRequirements
+	if json.Unmarshal([]byte(annotations[annotationResources]), &r) != nil {
+		return nil // by another agent
+	}
+	return &r
 }

@@ -28,6 +28,7 @@ const (
 	removeContainer             // an old instance
 	tellBackOff                 // that a container keeps ending
 	tellPullBackOff             // that a pull is held back
+	resizePod                   // other limits for what runs
 )
 
 // action is one thing to do next.
@@ -81,6 +82,7 @@ func plan(p *corev1.Pod, have *observed, m *memory, now time.Time) decision {
 		d.add(action{verb: makeSandbox, attempt: nextSandbox(have)})
 	default:
 		d.planContainers(p, have, m, now)
+		d.planResize(p, have, m, now)
 		d.collect(have)
 	}
 	return d
@@ -156,7 +158,7 @@ func (d *decision) tend(p *corev1.Pod, c *corev1.Container, init bool, at *insta
 	case !at.exited():
 		// Created and never started: the agent or the runtime died in between.
 		d.begin(c, at, at.attempt, m, now)
-	case changed(c, init, at):
+	case changed(c, init, at), m.resized[at.id]:
 		d.begin(c, nil, at.attempt+1, m, now)
 	case restartable(p, c, init, at.exitCode):
 		if h := m.holds[c.Name]; h != nil && h.kind == holdStart {
@@ -215,6 +217,10 @@ func (m *memory) killReason(p *corev1.Pod, c *corev1.Container, init bool, at *i
 		return fmt.Sprintf("%s %s failed startup probe%s", kind, c.Name, suffix)
 	case failedPostStart:
 		return "FailedPostStartHook"
+	}
+	if _, restart := m.oversized(p, c, at); restart {
+		m.resized[at.id] = true
+		return fmt.Sprintf("Container %s resize requires restart", c.Name)
 	}
 	switch {
 	case !changed(c, init, at):
@@ -277,7 +283,7 @@ func ruled(c *corev1.Container, exitCode int32) bool {
 // finished says whether nothing of the Pod will run again: its main containers
 // are done, an init container has failed for good, or its sandbox has died
 // and it must not run twice.
-func finished(p *corev1.Pod, have *observed) bool {
+func finished(p *corev1.Pod, have *observed, m *memory) bool {
 	if have.sandbox() == nil && len(have.sandboxes) > 0 && len(have.containers) > 0 && !restartsOnFailure(p) {
 		return true
 	}
@@ -296,7 +302,7 @@ func finished(p *corev1.Pod, have *observed) bool {
 			if !ended(p, c) {
 				return false
 			}
-		case !at.exited() || changed(c, false, at) || restartable(p, c, false, at.exitCode):
+		case !at.exited() || changed(c, false, at) || m.resized[at.id] || restartable(p, c, false, at.exitCode):
 			return false
 		}
 	}

@@ -234,7 +234,7 @@ func TestFinished(t *testing.T) {
 		{"a", never, "s0! a0:run", true}, {"a b", never, "s0! a0:0@1", true}, {"a", never, "s0!", false}, {"a b", onFailure, "s0! a0:0@1", false},
 	} {
 		p := planPod(tt.pod, tt.policy)
-		if got := finished(p, seen(t, p, tt.have)); got != tt.want {
+		if got := finished(p, seen(t, p, tt.have), &memory{}); got != tt.want {
 			t.Errorf("%s of %q with %q: finished is %v", tt.policy, tt.pod, tt.have, got)
 		}
 	}
@@ -316,7 +316,7 @@ func checkPlan(t *testing.T, p *corev1.Pod, have *observed, m *memory, d decisio
 			}
 		}
 	}
-	if len(d.actions) > 0 || !d.wakeAt.IsZero() || finished(p, have) {
+	if len(d.actions) > 0 || !d.wakeAt.IsZero() || finished(p, have, m) {
 		return
 	}
 	// Nothing to do: then something runs that will ring, and every main

@@ -145,6 +145,7 @@ func (a *Agent) followNode(ctx context.Context) error {
 	look := func(o any) {
 		n := o.(*corev1.Node)
 		a.node.learn(n)
+		a.retryResizes()
 		if a.node.contradicts(n) {
 			a.node.retell()
 		}

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/api/pod"
@@ -46,6 +47,7 @@ func status(p *corev1.Pod, have *observed, m *memory, e *ending, hostIP net.IP, 
 	if e != nil && e.outcome != nil && !terminal(p.Status.Phase) {
 		s.Phase, s.Reason, s.Message = e.outcome.phase, e.outcome.reason, e.outcome.message
 	}
+	resizeConditions(&s, m)
 	conditions(p, have, &s, now)
 	if terminal(s.Phase) && !over {
 		// The conditions tell at once, the phase when everything is dead.
@@ -54,6 +56,8 @@ func status(p *corev1.Pod, have *observed, m *memory, e *ending, hostIP net.IP, 
 	if over {
 		lastWord(p, &s)
 	}
+	s.AllocatedResources = resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})
+	s.Resources = reportedPodResources(p, p.Status.Phase, m)
 	limitMessages(p, &s)
 	return s
 }
@@ -289,7 +293,7 @@ func present(p *corev1.Pod, c *corev1.Container, list []*instance, m *memory, s,
 	if at.image != "" {
 		s.Image = at.image
 	}
-	s.AllocatedResources, s.Resources, s.User = c.Resources.Requests.DeepCopy(), c.Resources.DeepCopy(), userOf(at)
+	s.AllocatedResources, s.Resources, s.User = c.Resources.Requests.DeepCopy(), reportedResources(c, at, m), userOf(at)
 	if was != nil {
 		s.RestartCount = max(s.RestartCount, was.RestartCount)
 		s.LastTerminationState = *was.LastTerminationState.DeepCopy()

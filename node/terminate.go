@@ -76,7 +76,7 @@ func (x *actor) ending(p *corev1.Pod, have *observed, now time.Time) (e *ending,
 			return &ending{grace: podGrace(p), outcome: x.mem.outcome}, time.Time{}
 		}
 	}
-	if finished(p, have) {
+	if finished(p, have, &x.mem) {
 		return &ending{grace: podGrace(p)}, time.Time{}
 	}
 	return nil, wakeAt
@@ -154,6 +154,7 @@ func (x *actor) cleanUp(ctx context.Context, p *corev1.Pod, have *observed, e *e
 		return false
 	}
 	x.left = goal
+	a.retryResizes()
 	return true
 }
 

@@ -41,6 +41,7 @@ type world struct {
 	begun time.Time
 	dir   string
 	cri   *fakeCRI
+	node  *corev1.Node // as the agent finds it, or nil
 
 	mu      sync.Mutex // guards the fields below
 	diary   []string
@@ -86,6 +87,9 @@ func (w *world) start() {
 		actors: map[types.UID]*actor{}, cgroups: &cgroups{root: "test"}, objects: newObjects(client), events: recorder{w},
 	}
 	a.node.runtime = "fake"
+	if w.node != nil {
+		a.node.learn(w.node)
+	}
 	a.rotator = newRotator(a.reopenLog, a.cfg.Now, a.cfg.Log)
 	a.volumes = &volume.Mounter{Root: a.cfg.Dir, Sources: a.objects, Allocatable: a.node.allocatable}
 	ctx, cancel := context.WithCancel(context.Background())
