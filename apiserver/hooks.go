@@ -32,6 +32,9 @@ func (s *Server) addHooks(client kubernetes.Interface) error {
 	}); err != nil {
 		return err
 	}
+	if err := s.generic.AddPostStartHook("peapod/custom", s.describeCustom); err != nil {
+		return err
+	}
 	return s.generic.AddPostStartHook("peapod/bootstrap", func(h genericapiserver.PostStartHookContext) error {
 		s.informers.WaitForCacheSync(h.Done())
 		b := bootstrap{ctx: h, client: client, server: s}

@@ -109,7 +109,7 @@ func (s *Server) serviceProxy() rest.Storage {
 		if err != nil {
 			return nil, err
 		}
-		host, err := s.serviceTarget(ctx, name, port)
+		host, err := s.endpoint(ctx, name, port, func(e *discoveryv1.Endpoint) bool { return s.isPod(ctx, e) })
 		if err != nil {
 			return nil, err
 		}
@@ -135,8 +135,8 @@ func (s *Server) servicePort(ctx context.Context, service, port string) (string,
 	return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %d found for service %q", number, service))
 }
 
-// serviceTarget is a ready Pod behind a Service.
-func (s *Server) serviceTarget(ctx context.Context, service, port string) (string, error) {
+// endpoint is one of the ready endpoints of a Service that are allowed.
+func (s *Server) endpoint(ctx context.Context, service, port string, allowed func(*discoveryv1.Endpoint) bool) (string, error) {
 	found, err := s.stores.main[discoveryv1.Resource("endpointslices")].List(ctx, &metainternalversion.ListOptions{
 		LabelSelector: labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: service}),
 	})
@@ -148,7 +148,7 @@ func (s *Server) serviceTarget(ctx context.Context, service, port string) (strin
 	for i := range list.Items {
 		slices[i] = &list.Items[i]
 	}
-	return proxy.RandomEndpoint(service, slices, port, corev1.IPv4Protocol, func(e *discoveryv1.Endpoint) bool { return s.isPod(ctx, e) })
+	return proxy.RandomEndpoint(service, slices, port, corev1.IPv4Protocol, allowed)
 }
 
 // isPod keeps the proxy from addresses that somebody wrote into a slice: only

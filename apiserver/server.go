@@ -26,6 +26,8 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	crdserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -92,6 +94,8 @@ type Server struct {
 	informers  informers.SharedInformerFactory
 	identities identities
 	listeners  []net.Listener
+	custom     *crdserver.CustomResourceDefinitions
+	background sync.WaitGroup // ends with the server
 	toNodes    *http.Transport
 
 	serving atomic.Pointer[http.Handler]
@@ -156,8 +160,8 @@ func (s *Server) build() error {
 	if err != nil {
 		return err
 	}
-	getter, err := s.storageConfig(c)
-	if err != nil {
+	eo := s.etcdOptions()
+	if err := s.storageConfig(c, eo); err != nil {
 		return err
 	}
 	client, err := kubernetes.NewForConfig(s.ClientConfig("system:apiserver", "system:masters"))
@@ -172,13 +176,18 @@ func (s *Server) build() error {
 	if err := s.admission(c, client); err != nil {
 		return err
 	}
-	if s.generic, err = c.Complete(s.informers).New("kube-apiserver", genericapiserver.NewEmptyDelegate()); err != nil {
+	if s.custom, err = s.newCustom(c, eo); err != nil {
+		return fmt.Errorf("cannot serve custom resources: %w", err)
+	}
+	if s.generic, err = c.Complete(s.informers).New("kube-apiserver", s.custom.GenericAPIServer); err != nil {
 		return err
 	}
 	s.stores = &stores{server: s, main: map[schema.GroupResource]*registry.Store{}}
-	if err := s.install(getter); err != nil {
+	if err := s.install(c.RESTOptionsGetter); err != nil {
 		return err
 	}
+	s.serveDefinitions()
+	s.orderGroups(append(s.groupVersions(), apiextensionsv1.SchemeGroupVersion))
 	s.generic.Handler.NonGoRestfulMux.Handle("/.well-known/openid-configuration", s.tokens)
 	s.generic.Handler.NonGoRestfulMux.Handle("/openid/v1/jwks", s.tokens)
 	return s.addHooks(client)
@@ -218,8 +227,8 @@ func (s *Server) genericConfig() (*genericapiserver.Config, error) {
 	return c, nil
 }
 
-// storageConfig points the library at etcd and returns how stores are opened.
-func (s *Server) storageConfig(c *genericapiserver.Config) (genericStores, error) {
+// etcdOptions are how the library reaches etcd, and what is written there.
+func (s *Server) etcdOptions() options.EtcdOptions {
 	backend := storagebackend.NewDefaultConfig("/registry", nil)
 	backend.Transport = storagebackend.TransportConfig{
 		ServerList: s.config.Etcd.Endpoints, TrustedCAFile: s.config.Etcd.CAFile,
@@ -229,16 +238,29 @@ func (s *Server) storageConfig(c *genericapiserver.Config) (genericStores, error
 	eo := options.NewEtcdOptions(backend)
 	eo.DefaultStorageMediaType = protobuf
 	eo.SkipHealthEndpoints = s.etcd != nil
+	return *eo
+}
+
+// storageConfig says how the stores of the table are opened.
+func (s *Server) storageConfig(c *genericapiserver.Config, eo options.EtcdOptions) error {
 	factory := serverstorage.NewDefaultStorageFactory(eo.StorageConfig, protobuf, s.codecs, serverstorage.NewDefaultResourceEncodingConfig(s.scheme), serverstorage.NewResourceConfig(), nil)
 	factory.StorageConfig.StorageObjectCountTracker = c.StorageObjectCountTracker
 	if err := eo.ApplyWithStorageFactoryTo(factory, c); err != nil {
-		return nil, err
+		return err
 	}
 	if s.etcd != nil {
 		c.AddHealthChecks(healthz.NamedCheck("etcd", s.etcd.check))
-		c.RESTOptionsGetter = directOptions{c.RESTOptionsGetter, s.etcd}
 	}
-	return c.RESTOptionsGetter, nil
+	c.RESTOptionsGetter = s.direct(c.RESTOptionsGetter)
+	return nil
+}
+
+// direct opens stores on the etcd of this process, if it has one.
+func (s *Server) direct(g genericStores) genericStores {
+	if s.etcd == nil {
+		return g
+	}
+	return directOptions{g, s.etcd}
 }
 
 // install makes the storages of all rows and serves them by group.
@@ -292,6 +314,7 @@ func (s *Server) groupVersions() []schema.GroupVersion {
 // Run serves until ctx ends, then lets requests under way finish.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.close()
+	defer s.background.Wait()
 	prepared := s.generic.PrepareRun()
 	var handler http.Handler = s.generic.Handler
 	s.serving.Store(&handler)
@@ -299,6 +322,9 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stop()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if !s.seeDefinitions(ctx) {
+		return nil
+	}
 	served := make(chan error, 1)
 	go func() { served <- prepared.RunWithContext(ctx) }()
 	select {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"maps"
 
+	crdserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	crdopenapi "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	"k8s.io/apimachinery/pkg/version"
 	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -27,11 +29,13 @@ type genericStores = generic.RESTOptionsGetter
 // types; the library renders them when the first client asks.
 func (s *Server) openAPI(c *genericapiserver.Config) {
 	definitions := func(ref openapicommon.ReferenceCallback) map[string]openapicommon.OpenAPIDefinition {
-		return maps.Clone(openapi.GetOpenAPIDefinitions(ref))
+		all := maps.Clone(openapi.GetOpenAPIDefinitions(ref))
+		maps.Copy(all, crdopenapi.GetOpenAPIDefinitions(ref))
+		return all
 	}
 	// The published scheme: this server's own has internal versions, which
 	// nobody outside is to see.
-	namer := openapinamer.NewDefinitionNamer(clientscheme.Scheme)
+	namer := openapinamer.NewDefinitionNamer(clientscheme.Scheme, crdserver.Scheme)
 	c.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(definitions, namer)
 	c.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(definitions, namer)
 	bearer := spec.SecuritySchemeProps{Type: "apiKey", Name: "authorization", In: "header", Description: "Bearer Token authentication"}

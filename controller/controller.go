@@ -55,7 +55,7 @@ func Add(m manager.Manager, c Config) error {
 		return fmt.Errorf("cannot index the Pods by their controllers: %w", err)
 	}
 	c.all = newEverything(m, c)
-	for _, add := range []func(manager.Manager, Config) error{addReplicaSet, addReplicationController, addServiceAccount, addRootCA, addAggregation, addNamespace, addEndpoints, addEndpointSlices, addMirroring, addGarbage, addPodGC, addNodeLifecycle, addTaintEviction} {
+	for _, add := range []func(manager.Manager, Config) error{addReplicaSet, addReplicationController, addServiceAccount, addRootCA, addAggregation, addNamespace, addEndpoints, addEndpointSlices, addMirroring, addGarbage, addCustomResources, addPodGC, addNodeLifecycle, addTaintEviction} {
 		if err := add(m, c); err != nil {
 			return fmt.Errorf("cannot add controller: %w", err)
 		}

@@ -37,14 +37,17 @@ type everything struct {
 	events    record.EventRecorder
 
 	mu       sync.Mutex // guards the fields below
-	kinds    map[schema.GroupKind]bool
+	queue    workqueue.TypedRateLimitingInterface[types.UID]
+	kinds    map[schema.GroupKind]client.Object // an example of each that is watched
 	handlers []toolscache.ResourceEventHandlerRegistration
 	less     []func(namespace string)
+
+	started chan struct{} // closed when the queue is known
 }
 
 func newEverything(m manager.Manager, c Config) *everything {
 	return &everything{
-		cache: m.GetCache(), discovery: c.Client.Discovery(), graph: newGraph(), kinds: map[schema.GroupKind]bool{},
+		cache: m.GetCache(), discovery: c.Client.Discovery(), graph: newGraph(), kinds: map[schema.GroupKind]client.Object{}, started: make(chan struct{}),
 		events: m.GetEventRecorderFor("garbage-collector-controller"),
 	}
 }
@@ -86,8 +89,8 @@ func whole(kind schema.GroupVersionKind) bool {
 	return false
 }
 
-// Start begins to watch all kinds. What is served is fixed, so that it is found
-// out once.
+// Start begins to watch all kinds that are served now. Those of custom
+// resources come and go later, see follow and forget.
 func (e *everything) Start(ctx context.Context, queue workqueue.TypedRateLimitingInterface[types.UID]) error {
 	lists, err := e.discovery.ServerPreferredResources()
 	if err != nil {
@@ -95,6 +98,8 @@ func (e *everything) Start(ctx context.Context, queue workqueue.TypedRateLimitin
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.queue = queue
+	close(e.started)
 	for _, l := range discovery.FilteredBy(discovery.SupportsAllVerbs{Verbs: []string{"delete", "list", "watch"}}, lists) {
 		gv, err := schema.ParseGroupVersion(l.GroupVersion)
 		if err != nil {
@@ -104,7 +109,7 @@ func (e *everything) Start(ctx context.Context, queue workqueue.TypedRateLimitin
 			if r.Name == "events" && (gv.Group == corev1.GroupName || gv.Group == eventsv1.GroupName) {
 				continue
 			}
-			if err := e.watch(ctx, gv.WithKind(r.Kind), queue); err != nil {
+			if err := e.watch(ctx, gv.WithKind(r.Kind)); err != nil {
 				return fmt.Errorf("cannot watch %s: %w", r.Name, err)
 			}
 		}
@@ -113,7 +118,10 @@ func (e *everything) Start(ctx context.Context, queue workqueue.TypedRateLimitin
 }
 
 // watch begins to follow one kind. The lock is held.
-func (e *everything) watch(ctx context.Context, kind schema.GroupVersionKind, queue workqueue.TypedRateLimitingInterface[types.UID]) error {
+func (e *everything) watch(ctx context.Context, kind schema.GroupVersionKind) error {
+	if e.kinds[kind.GroupKind()] != nil {
+		return nil
+	}
 	var example client.Object
 	if whole(kind) {
 		o, err := clientscheme.Scheme.New(kind)
@@ -137,7 +145,7 @@ func (e *everything) watch(ctx context.Context, kind schema.GroupVersionKind, qu
 			e.tell(s)
 		}
 		for _, uid := range wake {
-			queue.Add(uid)
+			e.queue.Add(uid)
 		}
 	}
 	remove := func(o any) {
@@ -145,7 +153,7 @@ func (e *everything) watch(ctx context.Context, kind schema.GroupVersionKind, qu
 			o = last.Obj
 		}
 		for _, uid := range e.graph.remove(o.(client.Object).GetUID()) {
-			queue.Add(uid)
+			e.queue.Add(uid)
 		}
 		if ns := o.(client.Object).GetNamespace(); ns != "" {
 			e.tellLess(ns)
@@ -163,7 +171,7 @@ func (e *everything) watch(ctx context.Context, kind schema.GroupVersionKind, qu
 			}
 		},
 	})
-	e.kinds[kind.GroupKind()], e.handlers = true, append(e.handlers, handler)
+	e.kinds[kind.GroupKind()], e.handlers = example, append(e.handlers, handler)
 	return err
 }
 
@@ -193,5 +201,5 @@ func (e *everything) WaitForSync(ctx context.Context) error {
 func (e *everything) watches(kind schema.GroupKind) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.kinds[kind]
+	return e.kinds[kind] != nil
 }

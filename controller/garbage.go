@@ -201,7 +201,7 @@ func (g *garbage) judge(ctx context.Context, v vertex, refs []metav1.OwnerRefere
 			kind := schema.FromAPIVersionAndKind(r.APIVersion, r.Kind)
 			mapping, err := g.mapper.RESTMapping(kind.GroupKind(), kind.Version)
 			if meta.IsNoMatchError(err) {
-				// What is served is fixed, so that waiting would not help.
+				// Should the kind come, then the object is looked at again.
 				return judged, reconcile.TerminalError(fmt.Errorf("cannot judge the owners of %s: %w", v.identity, err))
 			}
 			if err != nil {
@@ -243,7 +243,10 @@ func (g *garbage) letGo(ctx context.Context, i identity, owners ...types.UID) er
 	for _, uid := range owners {
 		refs = append(refs, map[string]any{"$patch": "delete", "uid": uid})
 	}
-	return g.patch(ctx, i.object(), types.StrategicMergePatchType, map[string]any{"uid": i.UID, "ownerReferences": refs})
+	err := g.patch(ctx, i.object(), types.StrategicMergePatchType, map[string]any{"uid": i.UID, "ownerReferences": refs})
+	return g.orWhole(ctx, i, err, func(r metav1.OwnerReference) (metav1.OwnerReference, bool) {
+		return r, !slices.Contains(owners, r.UID)
+	})
 }
 
 // unblock makes the references of o such that its owners do not wait for it.
@@ -258,7 +261,31 @@ func (g *garbage) unblock(ctx context.Context, o *metav1.PartialObjectMetadata) 
 	if len(refs) == 0 {
 		return nil
 	}
-	return g.patch(ctx, o, types.StrategicMergePatchType, map[string]any{"uid": o.UID, "ownerReferences": refs})
+	i := newVertex(o.APIVersion, o.Kind, o).identity
+	err := g.patch(ctx, o, types.StrategicMergePatchType, map[string]any{"uid": o.UID, "ownerReferences": refs})
+	return g.orWhole(ctx, i, err, func(r metav1.OwnerReference) (metav1.OwnerReference, bool) {
+		r.BlockOwnerDeletion = ptr.To(false)
+		return r, true
+	})
+}
+
+// orWhole writes all references of an object when it does not take a patch of
+// some: a custom resource has no keys in its lists. A conflict is tried again.
+func (g *garbage) orWhole(ctx context.Context, i identity, err error, keep func(metav1.OwnerReference) (metav1.OwnerReference, bool)) error {
+	if !apierrors.IsUnsupportedMediaType(err) {
+		return err
+	}
+	o, err := g.get(ctx, i)
+	if err != nil {
+		return err
+	}
+	refs := []metav1.OwnerReference{}
+	for _, r := range o.OwnerReferences {
+		if r, stays := keep(r); stays {
+			refs = append(refs, r)
+		}
+	}
+	return g.patch(ctx, o, types.MergePatchType, map[string]any{"resourceVersion": o.ResourceVersion, "uid": i.UID, "ownerReferences": refs})
 }
 
 // release takes a finalizer away; a conflict is tried again.

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/lru"
 )
@@ -163,6 +164,34 @@ func (g *graph) remove(uid types.UID) (wake []types.UID) {
 		wake = append(wake, d)
 	}
 	return wake
+}
+
+// of are the objects of a kind.
+func (g *graph) of(kind schema.GroupKind) (uids []types.UID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for uid, v := range g.vertices {
+		if kindOf(v.APIVersion, v.Kind) == kind {
+			uids = append(uids, uid)
+		}
+	}
+	return uids
+}
+
+// ownedBy are the objects that name an owner of a kind.
+func (g *graph) ownedBy(kind schema.GroupKind) (uids []types.UID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for uid, v := range g.vertices {
+		if slices.ContainsFunc(v.owners, func(r metav1.OwnerReference) bool { return kindOf(r.APIVersion, r.Kind) == kind }) {
+			uids = append(uids, uid)
+		}
+	}
+	return uids
+}
+
+func kindOf(apiVersion, kind string) schema.GroupKind {
+	return schema.FromAPIVersionAndKind(apiVersion, kind).GroupKind()
 }
 
 // look finds an object and those that name it as an owner.
