@@ -32,7 +32,7 @@ const (
 var floors = map[string]int{
 	"linux": 1, "api": 1, "cri": 1, "keeper": 1,
 	"auth": 2, "image": 2, "sandbox": 2, "network": 2, "volume": 2,
-	"apiserver": 3, "scheduler": 3, "controller": 3, "service": 3, "node": 3, "runtime": 3,
+	"apiserver": 3, "scheduler": 3, "controller": 3, "service": 3, "dns": 3, "node": 3, "runtime": 3,
 	"daemon": 4, "cli": 4,
 }
 
@@ -53,6 +53,7 @@ var forbidden = map[string][]string{
 	"node":       {"go.etcd.io/", "k8s.io/apiserver/pkg/storage"},
 	"scheduler":  {"go.etcd.io/", "k8s.io/apiserver/pkg/storage"},
 	"controller": {"go.etcd.io/", "k8s.io/apiserver/pkg/storage"},
+	"dns":        {"go.etcd.io/", "k8s.io/apiserver/pkg/storage"},
 	"service":    {"go.etcd.io/", "k8s.io/apiserver/pkg/storage"},
 }
 

@@ -55,7 +55,7 @@ func upFlags(c *cobra.Command, o *daemon.Options) {
 	f.StringVar(&o.Listen, "listen", "127.0.0.1:6443", "address and port of the API server")
 	f.StringVar(&o.NodeName, "node-name", "", "name of this machine's Node (default: its host name)")
 	f.StringVar(&o.PodCIDR, "pod-cidr", "10.244.0.0/20", "IPv4 range of this node's Pod addresses")
-	f.StringVar(&o.ServiceCIDR, "service-cidr", "10.96.0.0/16", "IPv4 range of Service addresses; the first is the API server's")
+	f.StringVar(&o.ServiceCIDR, "service-cidr", "10.96.0.0/16", "IPv4 range of Service addresses; the first is the API server's, the tenth the name server's")
 	f.StringVar(&o.NodeListen, "node-listen", "", "address and port of the node agent's HTTPS endpoint (default: port 10250 of the node's address)")
 	f.StringSliceVar(&o.Etcd.Endpoints, "etcd-endpoints", nil, "an existing etcd cluster, instead of the one in this process")
 	f.StringVar(&o.Etcd.CAFile, "etcd-cafile", "", "CA that signed the etcd servers' certificates")

@@ -8,6 +8,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"net/netip"
 
 	"github.com/go-logr/logr"
 	"k8s.io/client-go/kubernetes"
@@ -29,7 +30,10 @@ type Config struct {
 	RootCA []byte
 	// Client is for what the cache is not made for, such as subresources.
 	Client kubernetes.Interface
-	all    *everything // one for all controllers
+	// DNS is the address of the cluster's name server, which answers there
+	// itself; without one there is none.
+	DNS netip.Addr
+	all *everything // one for all controllers
 }
 
 // workers is how many objects of a kind are reconciled at once.
@@ -55,7 +59,7 @@ func Add(m manager.Manager, c Config) error {
 		return fmt.Errorf("cannot index the Pods by their controllers: %w", err)
 	}
 	c.all = newEverything(m, c)
-	for _, add := range []func(manager.Manager, Config) error{addReplicaSet, addReplicationController, addServiceAccount, addRootCA, addAggregation, addNamespace, addEndpoints, addEndpointSlices, addMirroring, addGarbage, addCustomResources, addPodGC, addNodeLifecycle, addTaintEviction} {
+	for _, add := range []func(manager.Manager, Config) error{addReplicaSet, addReplicationController, addServiceAccount, addRootCA, addAggregation, addNamespace, addEndpoints, addEndpointSlices, addMirroring, addClusterDNS, addGarbage, addCustomResources, addPodGC, addNodeLifecycle, addTaintEviction} {
 		if err := add(m, c); err != nil {
 			return fmt.Errorf("cannot add controller: %w", err)
 		}

@@ -104,7 +104,7 @@ func control(config *rest.Config) (run func(context.Context) error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return m.Start, Add(m, Config{RootCA: []byte("a root"), Client: c})
+	return m.Start, Add(m, Config{RootCA: []byte("a root"), Client: c, DNS: netip.MustParseAddr("10.96.0.10")})
 }
 
 // space makes a namespace that goes with the test.

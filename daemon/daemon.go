@@ -29,6 +29,7 @@ import (
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/auth"
 	"github.com/peapod/peapod/cri"
+	"github.com/peapod/peapod/dns"
 	"github.com/peapod/peapod/image"
 	"github.com/peapod/peapod/keeper"
 	"github.com/peapod/peapod/network"
@@ -219,8 +220,10 @@ func (d *node) prepare(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := d.network.Claim(apiserver.ServiceAddress(d.services)); err != nil {
-			return err
+		for _, a := range []netip.Addr{apiserver.ServiceAddress(d.services), dns.Address(d.services)} {
+			if err := d.network.Claim(a); err != nil {
+				return err
+			}
 		}
 	}
 	if d.ip, err = machineAddress(d.pods.Addr().Next()); err != nil {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -17,12 +18,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 	ctrl "sigs.k8s.io/controller-runtime"
 	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/controller"
+	"github.com/peapod/peapod/dns"
 	nodeagent "github.com/peapod/peapod/node"
 	"github.com/peapod/peapod/scheduler"
 	"github.com/peapod/peapod/service"
@@ -64,7 +67,11 @@ func (d *node) startControllers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := controller.Add(m, controller.Config{RootCA: d.pki.CAPEM, Client: own}); err != nil {
+	config := controller.Config{RootCA: d.pki.CAPEM, Client: own}
+	if d.network != nil {
+		config.DNS = dns.Address(d.services)
+	}
+	if err := controller.Add(m, config); err != nil {
 		return err
 	}
 	var followed scheduler.Informers
@@ -86,6 +93,13 @@ func (d *node) startControllers(ctx context.Context) error {
 	s := scheduler.New(scheduler.Config{Client: binder, Informers: followed, Log: d.Log})
 	if d.addresses, err = d.newServices(ctx, m.GetCache()); err != nil {
 		return err
+	}
+	if d.network != nil {
+		names, err := d.newDNS(ctx, m.GetCache())
+		if err != nil {
+			return err
+		}
+		d.part(ctx, "the cluster's name server", names.Run)
 	}
 	d.part(ctx, "the controllers", m.Start)
 	d.part(ctx, "the scheduler", s.Run)
@@ -114,8 +128,27 @@ func (d *node) newServices(ctx context.Context, shared ctrlcache.Cache) (*servic
 	return service.New(c)
 }
 
+// newDNS makes the cluster's name server, on the address that the node holds.
+func (d *node) newDNS(ctx context.Context, shared ctrlcache.Cache) (*dns.Server, error) {
+	informers := make([]cache.SharedIndexInformer, 3)
+	for i, o := range []client.Object{&corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Namespace{}} {
+		found, err := shared.GetInformer(ctx, o)
+		if err != nil {
+			return nil, fmt.Errorf("cannot serve cluster DNS: %w", err)
+		}
+		var ok bool
+		if informers[i], ok = found.(cache.SharedIndexInformer); !ok {
+			return nil, fmt.Errorf("cannot serve cluster DNS: the cache of %T, a %T, has no indexes", o, found)
+		}
+	}
+	return dns.New(dns.Config{
+		Listen:   netip.AddrPortFrom(dns.Address(d.services), 53),
+		Services: informers[0], Slices: informers[1], Namespaces: informers[2], Resolver: "/etc/resolv.conf", Log: d.Log,
+	})
+}
+
 func (d *node) newAgent() (*nodeagent.Agent, error) {
-	client, err := kubernetes.NewForConfig(d.api.ClientConfig("system:node:"+d.NodeName, "system:nodes", masters))
+	api, err := kubernetes.NewForConfig(d.api.ClientConfig("system:node:"+d.NodeName, "system:nodes", masters))
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the node agent: %w", err)
 	}
@@ -123,11 +156,15 @@ func (d *node) newAgent() (*nodeagent.Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s for the node's endpoint: %w", d.nodeListen, err)
 	}
-	return nodeagent.New(nodeagent.Config{
-		NodeName: d.NodeName, Client: client, CRI: d.cri, Dir: d.path("node"), Seccomp: d.path("seccomp"), LogDir: d.podLogs(), CgroupRoot: d.instance,
+	config := nodeagent.Config{
+		NodeName: d.NodeName, Client: api, CRI: d.cri, Dir: d.path("node"), Seccomp: d.path("seccomp"), LogDir: d.podLogs(), CgroupRoot: d.instance,
 		IP: net.IP(d.ip.AsSlice()), PodCIDR: d.pods.String(), Listen: l, Serve: d.serveNode, Version: KubernetesVersion,
-		APIHost: apiserver.ServiceAddress(d.services).String(), APIPort: "443", Drained: d.addresses.Drained, Log: d.Log,
-	})
+		APIHost: apiserver.ServiceAddress(d.services).String(), APIPort: "443", Drained: d.addresses.Drained, ClusterDomain: dns.Domain, Log: d.Log,
+	}
+	if d.network != nil {
+		config.ClusterDNS = dns.Address(d.services).String()
+	}
+	return nodeagent.New(config)
 }
 
 // serveNode serves the node's endpoint to the API server, known by its

@@ -32,7 +32,7 @@ func podLabels(p *corev1.Pod) map[string]string {
 
 // hostname is what a Pod calls itself: its name cut to 63, or what its spec
 // says (S41). The second value is its full name when it has a subdomain.
-func hostname(p *corev1.Pod) (short, fqdn string) {
+func (a *Agent) hostname(p *corev1.Pod) (short, fqdn string) {
 	short = p.Name
 	if p.Spec.HostnameOverride != nil {
 		short = *p.Spec.HostnameOverride
@@ -43,7 +43,7 @@ func hostname(p *corev1.Pod) (short, fqdn string) {
 		short = strings.TrimRight(short[:63], "-.")
 	}
 	if p.Spec.HostnameOverride == nil && p.Spec.Subdomain != "" {
-		fqdn = short + "." + p.Spec.Subdomain + "." + p.Namespace + ".svc.cluster.local"
+		fqdn = short + "." + p.Spec.Subdomain + "." + p.Namespace + ".svc." + a.cfg.ClusterDomain
 	}
 	return short, fqdn
 }
@@ -67,7 +67,7 @@ func namespaces(p *corev1.Pod) *runtimeapi.NamespaceOption {
 
 // sandboxConfig is the Pod as a CRI sandbox.
 func (a *Agent) sandboxConfig(p *corev1.Pod, attempt int) (*runtimeapi.PodSandboxConfig, error) {
-	name, fqdn := hostname(p)
+	name, fqdn := a.hostname(p)
 	if fqdn != "" && is(p.Spec.SetHostnameAsFQDN) {
 		name = fqdn
 	}
@@ -80,9 +80,13 @@ func (a *Agent) sandboxConfig(p *corev1.Pod, attempt int) (*runtimeapi.PodSandbo
 	if p.Spec.HostUsers != nil && !*p.Spec.HostUsers {
 		return nil, errors.New("can't set `spec.hostUsers: false`, runtime does not support user namespaces")
 	}
+	dns, err := a.dns(p)
+	if err != nil {
+		return nil, err
+	}
 	config := &runtimeapi.PodSandboxConfig{
 		Metadata: &runtimeapi.PodSandboxMetadata{Name: p.Name, Namespace: p.Namespace, Uid: string(p.UID), Attempt: uint32(attempt)},
-		Hostname: name, LogDirectory: a.logDir(p), DnsConfig: a.dns(p), Labels: podLabels(p), Annotations: maps.Clone(p.Annotations),
+		Hostname: name, LogDirectory: a.logDir(p), DnsConfig: dns, Labels: podLabels(p), Annotations: maps.Clone(p.Annotations),
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
 			CgroupParent: a.cgroups.path(p), Sysctls: map[string]string{}, SecurityContext: sandboxSecurity(p),
 			Resources: podResources(p), Overhead: &runtimeapi.LinuxContainerResources{},
@@ -113,68 +117,6 @@ func (a *Agent) sandboxConfig(p *corev1.Pod, attempt int) (*runtimeapi.PodSandbo
 func anyPrivileged(p *corev1.Pod) bool {
 	privileged := func(c corev1.Container) bool { return c.SecurityContext != nil && is(c.SecurityContext.Privileged) }
 	return slices.ContainsFunc(p.Spec.InitContainers, privileged) || slices.ContainsFunc(p.Spec.Containers, privileged)
-}
-
-// dns is resolv.conf by the Pod's policy. There is no cluster resolver yet, so
-// ClusterFirst adds the cluster's search list to the node's own servers.
-func (a *Agent) dns(p *corev1.Pod) *runtimeapi.DNSConfig {
-	own := hostResolver()
-	c := &runtimeapi.DNSConfig{}
-	switch {
-	case p.Spec.DNSPolicy == corev1.DNSNone:
-	case p.Spec.DNSPolicy == corev1.DNSClusterFirst && !p.Spec.HostNetwork, p.Spec.DNSPolicy == corev1.DNSClusterFirstWithHostNet:
-		c.Servers = own.Servers
-		c.Searches = append([]string{p.Namespace + ".svc.cluster.local", "svc.cluster.local", "cluster.local"}, own.Searches...)
-		c.Options = []string{"ndots:5"}
-	default:
-		c = own
-	}
-	if d := p.Spec.DNSConfig; d != nil {
-		c.Servers = unique(append(c.Servers, d.Nameservers...))
-		c.Searches = unique(append(c.Searches, d.Searches...))
-		for _, o := range d.Options {
-			c.Options = slices.DeleteFunc(c.Options, func(have string) bool { n, _, _ := strings.Cut(have, ":"); return n == o.Name })
-			if o.Value != nil {
-				c.Options = append(c.Options, o.Name+":"+*o.Value)
-			} else {
-				c.Options = append(c.Options, o.Name)
-			}
-		}
-	}
-	return c
-}
-
-func unique(list []string) (out []string) {
-	for _, s := range list {
-		if !slices.Contains(out, s) {
-			out = append(out, s)
-		}
-	}
-	return out
-}
-
-// hostResolver is the node's resolv.conf(5).
-func hostResolver() *runtimeapi.DNSConfig {
-	c := &runtimeapi.DNSConfig{}
-	b, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil {
-		return c
-	}
-	for line := range strings.Lines(string(b)) {
-		words := strings.Fields(line)
-		if len(words) < 2 {
-			continue
-		}
-		switch words[0] {
-		case "nameserver":
-			c.Servers = append(c.Servers, words[1])
-		case "search", "domain":
-			c.Searches = words[1:]
-		case "options":
-			c.Options = append(c.Options, words[1:]...)
-		}
-	}
-	return c
 }
 
 // containerConfig is one container as CRI wants it.
@@ -366,38 +308,4 @@ func makeLike(root, path string) error {
 		}
 	}
 	return nil
-}
-
-// hostsFile writes the Pod's /etc/hosts.
-func (a *Agent) hostsFile(p *corev1.Pod, sb *podSandbox) (string, error) {
-	var b strings.Builder
-	if p.Spec.HostNetwork {
-		own, err := os.ReadFile("/etc/hosts")
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return "", err
-		}
-		b.WriteString("# Kubernetes-managed hosts file (host network).\n")
-		b.Write(own)
-	} else {
-		short, fqdn := hostname(p)
-		b.WriteString("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
-		for _, ip := range sb.ips {
-			if fqdn != "" {
-				fmt.Fprintf(&b, "%s\t%s\t%s\n", ip, fqdn, short)
-			} else {
-				fmt.Fprintf(&b, "%s\t%s\n", ip, short)
-			}
-		}
-	}
-	if len(p.Spec.HostAliases) > 0 {
-		b.WriteString("\n# Entries added by HostAliases.\n")
-		for _, h := range p.Spec.HostAliases {
-			fmt.Fprintf(&b, "%s\t%s\n", h.IP, strings.Join(h.Hostnames, "\t"))
-		}
-	}
-	path := filepath.Join(a.volumes.PodDir(p.UID), "etc-hosts")
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return "", err
-	}
-	return path, os.WriteFile(path, []byte(b.String()), 0o644)
 }

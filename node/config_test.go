@@ -28,7 +28,7 @@ import (
 func configAgent(t *testing.T, have ...runtime.Object) *Agent {
 	client := fake.NewClientset(have...)
 	a := &Agent{
-		cfg:     Config{NodeName: "n", Client: client, Dir: t.TempDir(), Seccomp: "/seccomp", LogDir: "/var/log/pods", IP: net.IPv4(192, 0, 2, 1), APIHost: "10.96.0.1", APIPort: "443"},
+		cfg:     Config{NodeName: "n", Client: client, Dir: t.TempDir(), Seccomp: "/seccomp", LogDir: "/var/log/pods", IP: net.IPv4(192, 0, 2, 1), APIHost: "10.96.0.1", APIPort: "443", ClusterDNS: "10.96.0.10", ClusterDomain: "cluster.local"},
 		cgroups: &cgroups{root: "peapod"}, objects: newObjects(client),
 	}
 	a.node.capacity = amounts("cpu=2", "memory=1Gi")

@@ -57,7 +57,10 @@ type Config struct {
 	// APIServer is where Pods find the API: the environment of every
 	// container names it.
 	APIHost, APIPort string
-	Version          string
+	// ClusterDNS is the address of the cluster's name server; empty where there
+	// is none. ClusterDomain is what its names end with.
+	ClusterDNS, ClusterDomain string
+	Version                   string
 	// Drained returns when no new connection reaches the Pod any more; it is
 	// awaited, for a moment, before a Pod that is being deleted is asked to
 	// end. May be nil.

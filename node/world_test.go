@@ -82,7 +82,7 @@ func (w *world) start() {
 	a := &Agent{
 		cfg: Config{
 			NodeName: "n", Client: client, CRI: cri.Direct(func() cri.Server { return w.cri }), Dir: filepath.Join(w.dir, "node"), LogDir: filepath.Join(w.dir, "logs"),
-			CgroupRoot: "test", IP: net.IPv4(192, 0, 2, 1), APIHost: "10.96.0.1", APIPort: "443", Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+			CgroupRoot: "test", IP: net.IPv4(192, 0, 2, 1), APIHost: "10.96.0.1", APIPort: "443", ClusterDNS: "10.96.0.10", ClusterDomain: "cluster.local", Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		},
 		actors: map[types.UID]*actor{}, cgroups: &cgroups{root: "test"}, objects: newObjects(client), events: recorder{w},
 	}

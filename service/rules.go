@@ -310,7 +310,9 @@ func (r rules) fixedChains() []object {
 		byPort + unservedPorts,
 	}
 	if r.services.IsValid() {
-		check = append(check, fmt.Sprintf("%s daddr %s drop", r.ip, r.services)) // an address that no Service has
+		// An address that no Service has. What the node holds itself, as that of
+		// the name server, answers also before its Service is there.
+		check = append(check, fmt.Sprintf("%s daddr %s fib daddr type != local drop", r.ip, r.services))
 	}
 	return []object{
 		chain(servicesChain, append(services, byAddr+ipsMap, byPort+portsMap)...),
