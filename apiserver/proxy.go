@@ -31,14 +31,12 @@ import (
 
 var proxyMethods = []string{"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
 
-// proxyTo hands the request to target, with the caller's path behind it.
+// proxyTo hands the request to target, with the caller's path behind it. Without
+// any path the library sends readers to "/", so that links of the answer lead
+// back here.
 func proxyTo(target *url.URL, path string, transport http.RoundTripper, r rest.Responder) http.Handler {
-	target.Path = joinPath(target.Path, path)
+	target.Path = utilnet.JoinPreservingTrailingSlash(target.Path, path)
 	return utilproxy.NewUpgradeAwareHandler(target, transport, true, false, utilproxy.NewErrorResponder(r))
-}
-
-func joinPath(a, b string) string {
-	return strings.TrimSuffix(a, "/") + "/" + strings.TrimPrefix(b, "/")
 }
 
 func orHTTP(scheme string) string {
