@@ -49,8 +49,10 @@ func File(inside, outside string) (Entry, error) {
 }
 
 // Program are the entries of a program that is dynamically linked: itself, its
-// loader and its libraries, where ldd says that the loader finds them.
-func Program(inside, outside string) ([]Entry, error) {
+// loader and its libraries, where ldd says that the loader finds them. What of
+// them is below root, a folder where packages were unpacked, is put where it
+// would be installed.
+func Program(inside, outside, root string) ([]Entry, error) {
 	e, err := File(inside, outside)
 	if err != nil {
 		return nil, err
@@ -61,7 +63,7 @@ func Program(inside, outside string) ([]Entry, error) {
 	}
 	out := []Entry{e}
 	for _, library := range regexp.MustCompile(`/\S+`).FindAllString(string(needs), -1) {
-		e, err := File(library, library)
+		e, err := File(strings.TrimPrefix(library, root), library)
 		if err != nil {
 			return nil, err
 		}

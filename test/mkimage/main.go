@@ -51,12 +51,13 @@ func run(args []string) error {
 		entries = append(entries, imagefile.Entry{Path: path, Link: target})
 		return nil
 	})
+	root := f.String("root", "", "a folder with unpacked packages, of which programs may have their libraries")
 	f.Func("program", "a program that is dynamically linked, as /path/inside=FILE: with its libraries", func(s string) error {
 		inside, outside, ok := strings.Cut(s, "=")
 		if !ok {
 			return fmt.Errorf("%q is not /path/inside=FILE", s)
 		}
-		program, err := imagefile.Program(inside, outside)
+		program, err := imagefile.Program(inside, outside, *root)
 		entries = append(entries, program...)
 		return err
 	})
