@@ -7,6 +7,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/labels"
 )
 
@@ -18,12 +19,14 @@ type known struct {
 	services               shelf[corev1.Service]
 	replicationControllers shelf[corev1.ReplicationController]
 	replicaSets            shelf[appsv1.ReplicaSet]
+	budgets                shelf[policyv1.PodDisruptionBudget]
 }
 
 func newKnown() *known {
 	return &known{
 		nodes: map[string]*nodeInfo{}, namespaces: map[string]labels.Set{},
 		services: shelf[corev1.Service]{}, replicationControllers: shelf[corev1.ReplicationController]{}, replicaSets: shelf[appsv1.ReplicaSet]{},
+		budgets: shelf[policyv1.PodDisruptionBudget]{},
 	}
 }
 

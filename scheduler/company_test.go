@@ -118,8 +118,8 @@ func TestMakesRoomBeside(t *testing.T) {
 		"skews":   {testPod("p", 1, urgent(5), app("w"), spreadBy(corev1.LabelHostname, "w")), testPod("v", 1, app("w"))},
 	} {
 		i := nodeWith(testNode("n", 1000), x.other, testPod("bystander", 1))
-		victims, _, why := victimsOn(newWish(x.p), placeOf(x.p, i, nodeWith(testNode("empty", 0))))
-		if got := names(victims); len(got) != 1 || got[0] != "v" {
+		c, _, why := victimsOn(newWish(x.p), placeOf(x.p, i, nodeWith(testNode("empty", 0))), nil)
+		if got := victimsOf(c); len(got) != 1 || got[0] != "v" {
 			t.Errorf("%s: %q, %v", name, got, why)
 		}
 	}

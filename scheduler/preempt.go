@@ -3,17 +3,21 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	schedulinghelper "k8s.io/component-helpers/scheduling/corev1"
 
@@ -29,14 +33,14 @@ const (
 
 // candidate is a node on which a Pod would fit if the victims were gone.
 type candidate struct {
-	node    *nodeInfo
-	victims []*load // the most important first
+	node       *nodeInfo
+	victims    []*load // the most important first
+	violations int     // how many of them a PodDisruptionBudget would keep
 }
 
 // preemption looks for Pods of lower priority that could make room for one that
-// fits nowhere, as kube-scheduler's DefaultPreemption does; this API has no
-// PodDisruptionBudgets to mind. Without a candidate the words say why; keep is
-// that the node the Pod waits for stays promised.
+// fits nowhere, as kube-scheduler's DefaultPreemption does. Without a candidate
+// the words say why; keep is that the node the Pod waits for stays promised.
 func preemption(w *wish, v *verdict, promised string) (c *candidate, words string, keep bool) {
 	if p := w.pod.Spec.PreemptionPolicy; p != nil && *p == corev1.PreemptNever {
 		return nil, never, true
@@ -49,9 +53,9 @@ func preemption(w *wish, v *verdict, promised string) (c *candidate, words strin
 	reasons := map[string]int{}
 	var found []*candidate
 	for i := range v.empty {
-		victims, by, why := victimsOn(w, &place{i, v.around, w})
-		if len(victims) > 0 {
-			found = append(found, &candidate{i, victims})
+		c, by, why := victimsOn(w, &place{i, v.around, w}, v.known.budgets)
+		if c != nil {
+			found = append(found, c)
 		}
 		if by != nil {
 			v.add(by) // what cures it makes room, too
@@ -81,9 +85,10 @@ func leaves(p *corev1.Pod) bool {
 }
 
 // victimsOn takes all Pods of lower priority from a node, and puts back what the
-// Pod can do with, the most important first. If it does not fit even on what is
-// left, it says which rule refused, and why.
-func victimsOn(w *wish, p *place) (victims []*load, by *rule, why []reason) {
+// Pod can do with, those first that a budget would keep, and of these and the
+// others the most important first. If it does not fit even on what is left, it
+// says which rule refused, and why.
+func victimsOn(w *wish, p *place, budgets shelf[policyv1.PodDisruptionBudget]) (c *candidate, by *rule, why []reason) {
 	rest := p.copy()
 	var less []*load
 	for _, l := range p.pods {
@@ -98,21 +103,65 @@ func victimsOn(w *wish, p *place) (victims []*load, by *rule, why []reason) {
 	if by, why := refusal(w, rest); by != nil {
 		return nil, by, why
 	}
-	now := time.Now()
-	slices.SortFunc(less, func(a, b *load) int {
-		if x, y := schedulinghelper.PodPriority(a.pod), schedulinghelper.PodPriority(b.pod); x != y {
-			return int(y) - int(x)
-		}
-		return started(a, now).Compare(started(b, now))
-	})
-	for _, l := range less {
+	sortByImportance(less)
+	kept, others := protected(less, budgets)
+	c = &candidate{node: p.nodeInfo}
+	for k, l := range slices.Concat(kept, others) {
 		rest.add(l)
-		if by, _ := refusal(w, rest); by != nil {
-			rest.remove(l)
-			victims = append(victims, l)
+		if by, _ := refusal(w, rest); by == nil {
+			continue
+		}
+		rest.remove(l)
+		c.victims = append(c.victims, l)
+		if k < len(kept) {
+			c.violations++
 		}
 	}
-	return victims, nil, nil
+	if len(c.victims) == 0 {
+		return nil, nil, nil // it fits beside all of them: what is promised has changed
+	}
+	sortByImportance(c.victims)
+	return c, nil, nil
+}
+
+// sortByImportance: the higher priority first, of equals who runs longer.
+func sortByImportance(list []*load) {
+	now := time.Now()
+	slices.SortStableFunc(list, func(a, b *load) int {
+		return cmp.Or(cmp.Compare(schedulinghelper.PodPriority(b.pod), schedulinghelper.PodPriority(a.pod)), started(a, now).Compare(started(b, now)))
+	})
+}
+
+// protected are the Pods that budgets would keep if all of them went, in their
+// order. What is in DisruptedPods has been allowed already.
+func protected(list []*load, budgets shelf[policyv1.PodDisruptionBudget]) (kept, others []*load) {
+	names := slices.SortedFunc(maps.Keys(budgets), func(a, b types.NamespacedName) int { return strings.Compare(a.String(), b.String()) })
+	left := map[types.NamespacedName]int32{}
+	for _, name := range names {
+		left[name] = budgets[name].Status.DisruptionsAllowed
+	}
+	keeps := func(p *corev1.Pod) bool {
+		for _, name := range names {
+			b := budgets[name]
+			s := selectorOf(b.Spec.Selector)
+			_, allowed := b.Status.DisruptedPods[p.Name]
+			if b.Namespace != p.Namespace || len(p.Labels) == 0 || s.Empty() || !s.Matches(labels.Set(p.Labels)) || allowed {
+				continue
+			}
+			if left[name]--; left[name] < 0 {
+				return true
+			}
+		}
+		return false
+	}
+	for _, l := range list {
+		if keeps(l.pod) {
+			kept = append(kept, l)
+		} else {
+			others = append(others, l)
+		}
+	}
+	return kept, others
 }
 
 // started: a Pod that has not started yet is the youngest.
@@ -123,23 +172,24 @@ func started(l *load, now time.Time) time.Time {
 	return now
 }
 
-// leastHarm compares candidates: by the highest priority among the victims, the
-// sum of their priorities, their number, and then whose most important victims
-// have run the shortest; what is still equal, by name.
+// leastHarm compares candidates: by how many victims a budget would keep, the
+// highest priority among the victims, the sum of their priorities, their number,
+// and then whose most important victims have run the shortest; what is still
+// equal, by name.
 func leastHarm(list []*candidate) *candidate {
 	now := time.Now()
-	harm := func(c *candidate) (h [4]int64) {
+	harm := func(c *candidate) (h [5]int64) {
 		top := schedulinghelper.PodPriority(c.victims[0].pod)
 		first := now
 		for _, l := range c.victims {
 			p := schedulinghelper.PodPriority(l.pod)
 			// Shifted, so that each victim counts, also one of negative priority.
-			h[1] += int64(p) + math.MaxInt32 + 1
+			h[2] += int64(p) + math.MaxInt32 + 1
 			if t := started(l, now); p == top && t.Before(first) {
 				first = t
 			}
 		}
-		h[0], h[2], h[3] = int64(top), int64(len(c.victims)), -first.UnixNano()
+		h[0], h[1], h[3], h[4] = int64(c.violations), int64(top), int64(len(c.victims)), -first.UnixNano()
 		return h
 	}
 	return slices.MinFunc(list, func(a, b *candidate) int {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/peapod/peapod/api/pod"
@@ -19,11 +20,60 @@ func startedAt(sec int64) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { p.Status.StartTime = &metav1.Time{Time: time.Unix(sec, 0)} }
 }
 
-func names(list []*load) (out []string) {
-	for _, l := range list {
-		out = append(out, l.pod.Name)
+func victimsOf(c *candidate) (names []string) {
+	if c == nil {
+		return nil
 	}
-	return out
+	for _, l := range c.victims {
+		names = append(names, l.pod.Name)
+	}
+	return names
+}
+
+// budget allows a number of disruptions of the Pods of an app.
+func budget(name string, allowed int32, change ...func(*policyv1.PodDisruptionBudget)) *policyv1.PodDisruptionBudget {
+	b := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}}
+	b.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}
+	b.Status.DisruptionsAllowed = allowed
+	for _, f := range change {
+		f(b)
+	}
+	return b
+}
+
+// TestBudgets: who is kept by a budget goes last, and only if nothing else helps.
+func TestBudgets(t *testing.T) {
+	disrupted := func(name string) func(*policyv1.PodDisruptionBudget) {
+		return func(b *policyv1.PodDisruptionBudget) { b.Status.DisruptedPods = map[string]metav1.Time{name: {}} }
+	}
+	all := func(b *policyv1.PodDisruptionBudget) { b.Spec.Selector = &metav1.LabelSelector{} }
+	abroad := func(b *policyv1.PodDisruptionBudget) { b.Namespace = "other" }
+	for name, x := range map[string]struct {
+		asks       int64
+		budgets    []*policyv1.PodDisruptionBudget
+		want       string
+		violations int
+	}{
+		"none":                       {300, nil, "b", 0},
+		"the less important is kept": {300, []*policyv1.PodDisruptionBudget{budget("b", 0)}, "a", 0},
+		"one may go":                 {300, []*policyv1.PodDisruptionBudget{budget("b", 1)}, "b", 0},
+		"both are needed":            {800, []*policyv1.PodDisruptionBudget{budget("b", 0)}, "a b", 1},
+		"both are kept":              {300, []*policyv1.PodDisruptionBudget{budget("b", 0), budget("a", 0)}, "b", 1},
+		"allowed already":            {300, []*policyv1.PodDisruptionBudget{budget("b", 0, disrupted("b"))}, "b", 0},
+		"of nobody":                  {300, []*policyv1.PodDisruptionBudget{budget("b", 0, all)}, "b", 0},
+		"of another namespace":       {300, []*policyv1.PodDisruptionBudget{budget("b", 0, abroad)}, "b", 0},
+	} {
+		p := testPod("p", x.asks, urgent(9))
+		i := nodeWith(testNode("n", 1000), testPod("a", 500, urgent(2), app("a")), testPod("b", 500, urgent(1), app("b")))
+		on := shelf[policyv1.PodDisruptionBudget]{}
+		for _, b := range x.budgets {
+			on[nameOf(b)] = b
+		}
+		c, _, why := victimsOn(newWish(p), placeOf(p, i), on)
+		if got := strings.Join(victimsOf(c), " "); got != x.want || c.violations != x.violations {
+			t.Errorf("%s: %q with %d violations, want %q with %d; %v", name, got, c.violations, x.want, x.violations, why)
+		}
+	}
 }
 
 // TestVictims: the fewest that are needed, the least important first to go.
@@ -44,8 +94,8 @@ func TestVictims(t *testing.T) {
 		"not even then":           {testPod("p", 900, urgent(9)), nodeWith(testNode("n", 1000), testPod("a", 500, urgent(1)), testPod("b", 500, urgent(9))), ""},
 		"nobody of less priority": {testPod("p", 900), nodeWith(testNode("n", 1000), testPod("a", 500)), ""},
 	} {
-		victims, _, why := victimsOn(newWish(x.pod), placeOf(x.pod, x.node))
-		if got := strings.Join(names(victims), " "); got != x.want || len(victims) > 0 == (len(why) > 0) {
+		c, _, why := victimsOn(newWish(x.pod), placeOf(x.pod, x.node), nil)
+		if got := strings.Join(victimsOf(c), " "); got != x.want || c != nil == (len(why) > 0) {
 			t.Errorf("%s: %q, want %q; %v", name, got, x.want, why)
 		}
 	}
@@ -61,6 +111,7 @@ func TestLeastHarm(t *testing.T) {
 		return c
 	}
 	for name, x := range map[string]struct{ better, worse *candidate }{
+		"the budgets":            {on("b", testPod("1", 1, urgent(9))), func() *candidate { c := on("a", testPod("2", 1)); c.violations = 1; return c }()},
 		"the highest priority":   {on("b", testPod("1", 1, urgent(1)), testPod("2", 1, urgent(1))), on("a", testPod("3", 1, urgent(2)))},
 		"the sum of priorities":  {on("b", testPod("1", 1, urgent(2)), testPod("2", 1, urgent(0))), on("a", testPod("3", 1, urgent(2)), testPod("4", 1, urgent(1)))},
 		"negative ones count":    {on("b", testPod("1", 1, urgent(-5))), on("a", testPod("2", 1, urgent(-5)), testPod("3", 1, urgent(-5)))},

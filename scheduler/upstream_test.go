@@ -15,6 +15,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -33,6 +34,7 @@ type question struct {
 	Namespaces  []*corev1.Namespace
 	Services    []*corev1.Service
 	ReplicaSets []*appsv1.ReplicaSet
+	Budgets     []*policyv1.PodDisruptionBudget
 }
 
 const questions = 1500
@@ -96,7 +98,8 @@ func calm(q *question) {
 	}
 }
 
-// surround gives the Pod a Service and an owner, and nodes images.
+// surround gives the Pod a Service and an owner, nodes images, and others
+// budgets.
 func surround(r *rand.Rand, q *question) {
 	for _, app := range []string{"a", "b"} {
 		if r.IntN(3) == 0 {
@@ -116,6 +119,11 @@ func surround(r *rand.Rand, q *question) {
 	for _, n := range q.Nodes {
 		if r.IntN(3) == 0 {
 			n.Status.Images = []corev1.ContainerImage{{Names: []string{"registry.local/web:latest", "registry.local/web:v1"}, SizeBytes: size}}
+		}
+	}
+	for _, app := range []string{"a", "b"} {
+		if r.IntN(3) == 0 {
+			q.Budgets = append(q.Budgets, budget(app, int32(r.IntN(2))))
 		}
 	}
 }
@@ -170,6 +178,9 @@ func answers(q question) (all []string) {
 	}
 	for _, s := range q.ReplicaSets {
 		k.replicaSets[nameOf(s)] = s
+	}
+	for _, b := range q.Budgets {
+		k.budgets[nameOf(b)] = b
 	}
 	for _, n := range q.Nodes {
 		k.nodes[n.Name] = nodeWith(n)

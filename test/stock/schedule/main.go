@@ -18,6 +18,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
@@ -37,6 +38,7 @@ type cluster struct {
 	Namespaces  []*corev1.Namespace
 	Services    []*corev1.Service
 	ReplicaSets []*appsv1.ReplicaSet
+	Budgets     []*policyv1.PodDisruptionBudget
 }
 
 // patience bounds one answer.
@@ -97,6 +99,9 @@ func ask(c cluster) (string, error) {
 	}
 	for _, s := range c.ReplicaSets {
 		objects = append(objects, s)
+	}
+	for _, b := range c.Budgets {
+		objects = append(objects, b)
 	}
 	client := fake.NewClientset(objects...)
 	said := make(chan string, 1)
