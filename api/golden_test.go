@@ -146,13 +146,13 @@ func compare(t *testing.T, c answer) (out []string) {
 }
 
 // apart leaves away what the API server's strategies set and its own tests
-// prove: the generation, and the status of a new Pod.
+// prove: the generation, and the status of a new Pod or volume.
 func apart(v any) any {
 	m := v.(map[string]any)
 	if meta, ok := m["metadata"].(map[string]any); ok {
 		delete(meta, "generation")
 	}
-	if meta, ok := m["metadata"].(map[string]any); ok && m["kind"] == "Pod" && meta["resourceVersion"] == nil {
+	if meta, ok := m["metadata"].(map[string]any); ok && (m["kind"] == "Pod" || m["kind"] == "PersistentVolume") && meta["resourceVersion"] == nil {
 		delete(m, "status")
 	}
 	return m

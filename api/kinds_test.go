@@ -200,8 +200,8 @@ func kinds() map[string]kind {
 		"Service":               services(),
 		"Endpoints":             of(rules[corev1.Endpoints]{defaults: defaults.Endpoints, check: validation.Endpoints, change: validation.EndpointsUpdate, warn: validation.EndpointsWarnings, columns: table.Endpoints()}),
 	}
-	for name, k := range otherKinds() {
-		out[name] = k
+	for _, more := range []map[string]kind{otherKinds(), storageKinds()} {
+		maps.Copy(out, more)
 	}
 	return out
 }

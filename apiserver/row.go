@@ -42,6 +42,7 @@ type row struct {
 	bornStatus bool // a new object may bring its status
 	// notByStatus are fields of the metadata that a writer of /status cannot own.
 	notByStatus []string
+	metaKept    bool // a writer of /status changes no metadata
 	ttl         uint64
 	// collection is what becomes of the dependents of a deleted object unless
 	// the request says otherwise.
@@ -192,6 +193,7 @@ func collected(p rest.GarbageCollectionPolicy) func(*row) {
 	return func(r *row) { r.collection = p }
 }
 func bornWithStatus(r *row)                { r.bornStatus = true }
+func metadataKept(r *row)                  { r.metaKept = true }
 func withoutGeneration(r *row)             { r.generation = false }
 func indexedBy(names ...string) func(*row) { return func(r *row) { r.indexed = names } }
 

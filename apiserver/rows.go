@@ -4,6 +4,7 @@ package apiserver
 
 import (
 	"context"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -97,7 +98,7 @@ func (s *Server) resources() []*row {
 			ScaleSet: func(r *appsv1.ReplicaSet, n int32) { r.Spec.Replicas = &n },
 		}, shortNames("rs"), inAll, collected(rest.DeleteDependents)),
 	}
-	return append(rows, s.clusterRows()...)
+	return slices.Concat(rows, storageRows(), s.clusterRows())
 }
 
 // clusterRows are the kinds that describe the cluster rather than workloads.

@@ -154,6 +154,9 @@ func (s statusStrategy) PrepareForUpdate(_ context.Context, o, old runtime.Objec
 	if f := fieldOf(o, "Spec"); f.IsValid() {
 		f.Set(fieldOf(old, "Spec"))
 	}
+	if s.row.metaKept {
+		metav1.ResetObjectMetaForStatus(o.(object), old.(object))
+	}
 	if s.row.prepareStatus != nil {
 		s.row.prepareStatus(o, old)
 	}
@@ -175,6 +178,9 @@ func (s statusStrategy) WarningsOnUpdate(_ context.Context, o, old runtime.Objec
 
 func (s statusStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	resets := s.row.resets("spec")
+	if s.row.metaKept {
+		resets[fieldpath.APIVersion(s.row.gv.String())].Insert(fieldpath.MakePathOrDie("metadata"))
+	}
 	for _, f := range s.row.notByStatus {
 		resets[fieldpath.APIVersion(s.row.gv.String())].Insert(fieldpath.MakePathOrDie("metadata", f))
 	}

@@ -49,7 +49,18 @@ func (t tableOf[T]) ConvertToTable(_ context.Context, o, options runtime.Object)
 			return nil, fmt.Errorf("cannot print %T: %w", o, err)
 		}
 		out.ResourceVersion, out.Continue, out.RemainingItemCount = l.GetResourceVersion(), l.GetContinue(), l.GetRemainingItemCount()
-		return out, meta.EachListItem(o, add)
+		if err := meta.EachListItem(o, add); err != nil || t.columns.Listed == nil {
+			return out, err
+		}
+		var all []*T
+		for _, row := range out.Rows {
+			all = append(all, t.of(row.Object.Object))
+		}
+		change := t.columns.Listed(all)
+		for k, row := range out.Rows {
+			change(all[k], row.Cells)
+		}
+		return out, nil
 	}
 	m, err := meta.Accessor(o)
 	if err != nil {

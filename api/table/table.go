@@ -21,6 +21,8 @@ type Columns[T any] struct {
 	Cells       func(obj *T, now time.Time) []any
 	// Conditions mark a row, as finished Pods are; may be nil.
 	Conditions func(obj *T) []metav1.TableRowCondition
+	// Listed changes cells of an object that is shown in a list; may be nil.
+	Listed func(all []*T) func(obj *T, cells []any)
 }
 
 const (

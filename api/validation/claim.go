@@ -3,12 +3,17 @@
 package validation
 
 import (
+	"fmt"
+	"maps"
 	"reflect"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -31,16 +36,7 @@ func claimSpec(s *corev1.PersistentVolumeClaimSpec, at *field.Path) (errs field.
 	if s.Selector != nil {
 		errs = append(errs, labelSelector(s.Selector, false, at.Child("selector"))...)
 	}
-	known := []corev1.PersistentVolumeAccessMode{corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod}
-	alone, shared := false, false
-	for _, m := range s.AccessModes {
-		errs = append(errs, supported(m, modes, known...)...)
-		alone = alone || m == corev1.ReadWriteOncePod
-		shared = shared || m != corev1.ReadWriteOncePod && slices.Contains(known, m)
-	}
-	if alone && shared {
-		errs = append(errs, field.Forbidden(modes, "may not use ReadWriteOncePod with other access modes"))
-	}
+	errs = append(errs, modesTogether(s.AccessModes, modes)...)
 	size := at.Child("resources").Key(string(corev1.ResourceStorage))
 	if q, ok := s.Resources.Requests[corev1.ResourceStorage]; !ok {
 		errs = append(errs, field.Required(size, ""))
@@ -89,4 +85,121 @@ func claimSources(s *corev1.PersistentVolumeClaimSpec, at *field.Path) (errs fie
 		errs = append(errs, field.Invalid(at, at.Child("dataSource"), "must match dataSourceRef"))
 	}
 	return errs
+}
+
+// PersistentVolumeClaim checks a claim.
+func PersistentVolumeClaim(c *corev1.PersistentVolumeClaim) field.ErrorList {
+	return append(meta(&c.ObjectMeta, true, apivalidation.NameIsDNSSubdomain), claimSpec(&c.Spec, spec)...)
+}
+
+// PersistentVolumeClaimUpdate checks a change: a claim is given its volume once,
+// and its class if it had none; a bound one may ask for more.
+func PersistentVolumeClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
+	errs := append(metaUpdate(&c.ObjectMeta, &old.ObjectMeta), PersistentVolumeClaim(c)...)
+	now, was := c.Spec.DeepCopy(), old.Spec.DeepCopy()
+	if was.VolumeName == "" {
+		was.VolumeName = now.VolumeName
+	}
+	before, annotated := old.Annotations[corev1.BetaStorageClassAnnotation]
+	after, kept := c.Annotations[corev1.BetaStorageClassAnnotation]
+	named := was.StorageClassName == nil && now.StorageClassName != nil
+	if annotated && named && *now.StorageClassName == before && (!kept || after == before) {
+		now.StorageClassName = nil
+	} else {
+		if before != after {
+			errs = append(errs, field.Invalid(metadata.Child("annotations", corev1.BetaStorageClassAnnotation), after, immutable))
+		}
+		if named && (!annotated || *now.StorageClassName == before) {
+			now.StorageClassName = was.StorageClassName
+		}
+	}
+	if c.Status.Phase == corev1.ClaimBound {
+		if now.Resources.Requests != nil {
+			now.Resources.Requests[corev1.ResourceStorage] = was.Resources.Requests[corev1.ResourceStorage]
+		}
+		now.VolumeAttributesClassName = was.VolumeAttributesClassName
+	}
+	if !equality.Semantic.DeepEqual(now, was) {
+		errs = append(errs, field.Forbidden(spec, fmt.Sprintf("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n%v", diff.Diff(goFields{was}, goFields{now}))))
+	}
+	size, less := c.Spec.Resources.Requests[corev1.ResourceStorage], old.Status.Capacity[corev1.ResourceStorage]
+	if size.Cmp(old.Spec.Resources.Requests[corev1.ResourceStorage]) < 0 && size.Cmp(less) <= 0 {
+		errs = append(errs, field.Forbidden(spec.Child("resources", "requests", "storage"), "field can not be less than status.capacity"))
+	}
+	errs = append(errs, apivalidation.ValidateImmutableField(c.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("volumeMode"))...)
+	return append(errs, attributesKept(c, old)...)
+}
+
+// attributesKept: a class that is in force can be changed for another only.
+func attributesKept(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
+	name := c.Spec.VolumeAttributesClassName
+	if equality.Semantic.DeepEqual(old.Spec.VolumeAttributesClassName, name) || old.Status.CurrentVolumeAttributesClassName == nil {
+		return nil
+	}
+	at := spec.Child("volumeAttributesClassName")
+	switch {
+	case name == nil:
+		return field.ErrorList{field.Forbidden(at, "update to nil is forbidden when status.currentVolumeAttributesClassName is not nil")}
+	case *name == "":
+		return field.ErrorList{field.Forbidden(at, "update to empty string is forbidden when status.currentVolumeAttributesClassName is not nil")}
+	}
+	return nil
+}
+
+// PersistentVolumeClaimStatusUpdate checks a change of the status.
+func PersistentVolumeClaimStatusUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
+	errs := append(metaUpdate(&c.ObjectMeta, &old.ObjectMeta), required(c.ResourceVersion, field.NewPath("resourceVersion"))...)
+	if len(c.Spec.AccessModes) == 0 {
+		errs = append(errs, field.Required(field.NewPath("Spec", "accessModes"), ""))
+	}
+	status := field.NewPath("status")
+	for _, name := range slices.Sorted(maps.Keys(c.Status.Capacity)) {
+		errs = append(errs, basicResource(c.Status.Capacity[name], status.Child("capacity").Key(string(name)))...)
+	}
+	resizes := []corev1.ClaimResourceStatus{
+		corev1.PersistentVolumeClaimControllerResizeInProgress, corev1.PersistentVolumeClaimControllerResizeInfeasible,
+		corev1.PersistentVolumeClaimNodeResizeInProgress, corev1.PersistentVolumeClaimNodeResizeInfeasible, corev1.PersistentVolumeClaimNodeResizePending,
+	}
+	at := status.Child("allocatedResourceStatuses")
+	for _, name := range slices.Sorted(maps.Keys(c.Status.AllocatedResourceStatuses)) {
+		errs = append(errs, claimResource(name, at)...)
+		if !slices.Contains(resizes, c.Status.AllocatedResourceStatuses[name]) {
+			errs = append(errs, field.NotSupported(at, name, resizes))
+		}
+	}
+	at = status.Child("allocatedResources")
+	for _, name := range slices.Sorted(maps.Keys(c.Status.AllocatedResources)) {
+		q := c.Status.AllocatedResources[name]
+		bad := claimResource(name, at)
+		if len(bad) == 0 {
+			bad = basicResource(q, at.Key(string(name)))
+		}
+		if len(bad) == 0 && q.MilliValue()%1000 != 0 {
+			bad = append(bad, field.Invalid(at.Key(string(name)), q, "must be an integer"))
+		}
+		errs = append(errs, bad...)
+	}
+	return errs
+}
+
+// claimResource: of Kubernetes' own resources a claim has storage alone.
+func claimResource(name corev1.ResourceName, at *field.Path) field.ErrorList {
+	if bad := invalidAll(at, string(name), validation.IsQualifiedName(string(name))); len(bad) > 0 {
+		return bad
+	}
+	if own := !strings.Contains(string(name), "/") || strings.Contains(string(name), corev1.ResourceDefaultNamespacePrefix); own {
+		return supported(name, at, corev1.ResourceStorage)
+	}
+	return nil
+}
+
+// PersistentVolumeClaimWarnings are the notes on what is old or has no sense.
+func PersistentVolumeClaimWarnings(c, _ *corev1.PersistentVolumeClaim) []string {
+	n := notes{}
+	if _, ok := c.Annotations[corev1.BetaStorageClassAnnotation]; ok {
+		n.add(metadata.Child("annotations").Key(corev1.BetaStorageClassAnnotation), `deprecated since v1.8; use "storageClassName" attribute instead`)
+	}
+	n.fraction(c.Spec.Resources.Requests, corev1.ResourceStorage, spec.Child("resources", "requests"))
+	n.fraction(c.Spec.Resources.Limits, corev1.ResourceStorage, spec.Child("resources", "limits"))
+	return n
 }

@@ -12,6 +12,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/node/install"
 	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
 	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
+	_ "k8s.io/kubernetes/pkg/apis/storage/install"
 	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
 	"k8s.io/kubernetes/pkg/registry/coordination/lease"
 	"k8s.io/kubernetes/pkg/registry/core/configmap"
@@ -19,6 +20,8 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/event"
 	"k8s.io/kubernetes/pkg/registry/core/namespace"
 	"k8s.io/kubernetes/pkg/registry/core/node"
+	"k8s.io/kubernetes/pkg/registry/core/persistentvolume"
+	"k8s.io/kubernetes/pkg/registry/core/persistentvolumeclaim"
 	"k8s.io/kubernetes/pkg/registry/core/pod"
 	"k8s.io/kubernetes/pkg/registry/core/podtemplate"
 	"k8s.io/kubernetes/pkg/registry/core/replicationcontroller"
@@ -32,6 +35,12 @@ import (
 	"k8s.io/kubernetes/pkg/registry/rbac/role"
 	"k8s.io/kubernetes/pkg/registry/rbac/rolebinding"
 	"k8s.io/kubernetes/pkg/registry/scheduling/priorityclass"
+	"k8s.io/kubernetes/pkg/registry/storage/csidriver"
+	"k8s.io/kubernetes/pkg/registry/storage/csinode"
+	"k8s.io/kubernetes/pkg/registry/storage/csistoragecapacity"
+	"k8s.io/kubernetes/pkg/registry/storage/storageclass"
+	"k8s.io/kubernetes/pkg/registry/storage/volumeattachment"
+	"k8s.io/kubernetes/pkg/registry/storage/volumeattributesclass"
 )
 
 // kind is how Kubernetes treats one kind: its strategies, by subresource.
@@ -78,6 +87,15 @@ func upstream() (map[string]kind, error) {
 	add(rbac, "v1", "ClusterRole", "clusterroles", clusterrole.Strategy, nil)
 	add(rbac, "v1", "RoleBinding", "rolebindings", rolebinding.Strategy, nil)
 	add(rbac, "v1", "ClusterRoleBinding", "clusterrolebindings", clusterrolebinding.Strategy, nil)
+	const storage = "storage.k8s.io"
+	add("", "v1", "PersistentVolume", "persistentvolumes", persistentvolume.Strategy, parts{"status": persistentvolume.StatusStrategy})
+	add("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", persistentvolumeclaim.Strategy, parts{"status": persistentvolumeclaim.StatusStrategy})
+	add(storage, "v1", "StorageClass", "storageclasses", storageclass.Strategy, nil)
+	add(storage, "v1", "VolumeAttachment", "volumeattachments", volumeattachment.Strategy, parts{"status": volumeattachment.StatusStrategy})
+	add(storage, "v1", "CSINode", "csinodes", csinode.Strategy, parts{"status": csinode.StatusStrategy})
+	add(storage, "v1", "CSIDriver", "csidrivers", csidriver.Strategy, nil)
+	add(storage, "v1", "CSIStorageCapacity", "csistoragecapacities", csistoragecapacity.Strategy, nil)
+	add(storage, "v1", "VolumeAttributesClass", "volumeattributesclasses", volumeattributesclass.Strategy, nil)
 	services := out["Service"]
 	var err error
 	services.begin, err = allocateServices()
