@@ -49,7 +49,7 @@ func (x *actor) act(ctx context.Context, p *corev1.Pod, have *observed, d decisi
 		case resizePod:
 			x.beginResize(ctx, p, have)
 		case tellPullBackOff:
-			x.pullHeldBack(p, a.container)
+			x.pullHeldBack(a.container)
 		}
 	}
 }
@@ -107,6 +107,9 @@ func (x *actor) prepare(ctx context.Context, p *corev1.Pod, limits podLimits) er
 	}
 	x.agent.objects.follow(x, p)
 	for _, v := range p.Spec.Volumes {
+		if v.Image != nil {
+			continue // the runtime's
+		}
 		if _, err := x.agent.volumes.Mount(ctx, p, v); err != nil {
 			if ctx.Err() == nil {
 				x.event(p, corev1.EventTypeWarning, "FailedMount", "%s", err.Error())
@@ -192,11 +195,15 @@ func (x *actor) startContainer(ctx context.Context, p *corev1.Pod, sb *podSandbo
 	if a.instance != nil {
 		id = a.instance.id // made by an agent that died before it was started
 	} else {
-		image := x.ensureImage(ctx, p, c)
+		volumes, ok := x.ensureVolumes(ctx, p, c)
+		if !ok {
+			return
+		}
+		image := x.ensureImage(ctx, p, x.ownImage(p, c))
 		if image == nil {
 			return
 		}
-		if id = x.createContainer(ctx, p, sb, a, image); id == "" {
+		if id = x.createContainer(ctx, p, sb, a, images{image, volumes}); id == "" {
 			return
 		}
 	}
@@ -208,7 +215,7 @@ func (x *actor) startContainer(ctx context.Context, p *corev1.Pod, sb *podSandbo
 	if _, err := x.agent.cfg.CRI.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
 		if ctx.Err() == nil {
 			x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Error: %s", rpcText(err))
-			x.startFailed(c, holdStart, "RunContainerError", rpcText(err))
+			x.startFailed(c, holdStart, waiting{reason: "RunContainerError", message: rpcText(err)})
 			x.dropUnstarted(ctx, id)
 		}
 		return
@@ -225,9 +232,9 @@ func (x *actor) startContainer(ctx context.Context, p *corev1.Pod, sb *podSandbo
 
 // startFailed remembers why a container does not run, and holds the next try
 // back.
-func (x *actor) startFailed(c *corev1.Container, kind holdKind, reason, message string) {
+func (x *actor) startFailed(c *corev1.Container, kind holdKind, why waiting) {
 	x.tell(func() {
-		x.mem.waiting[c.Name] = waiting{reason, message}
+		x.mem.waiting[c.Name] = why
 		x.mem.holdBack(c.Name, kind, x.agent.cfg.Now())
 	})
 }
@@ -244,12 +251,12 @@ func (x *actor) dropUnstarted(ctx context.Context, id string) {
 	}
 }
 
-func (x *actor) createContainer(ctx context.Context, p *corev1.Pod, sb *podSandbox, a action, image *runtimeapi.Image) (id string) {
+func (x *actor) createContainer(ctx context.Context, p *corev1.Pod, sb *podSandbox, a action, have images) (id string) {
 	c := a.container
 	failed := func(kind holdKind, reason string, err error) string {
 		if ctx.Err() == nil {
 			x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Error: %s", rpcText(err))
-			x.startFailed(c, kind, reason, rpcText(err))
+			x.startFailed(c, kind, waiting{reason: reason, message: rpcText(err)})
 		}
 		return ""
 	}
@@ -257,7 +264,7 @@ func (x *actor) createContainer(ctx context.Context, p *corev1.Pod, sb *podSandb
 	if err != nil {
 		return failed(holdConfig, "CreateContainerConfigError", err)
 	}
-	config, err := x.agent.containerConfig(ctx, p, sb, c, a.attempt, image)
+	config, err := x.agent.containerConfig(ctx, p, sb, c, a.attempt, have)
 	if err != nil {
 		return failed(holdConfig, "CreateContainerConfigError", err)
 	}

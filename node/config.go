@@ -8,17 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/peapod/peapod/volume"
 )
 
 func podLabels(p *corev1.Pod) map[string]string {
@@ -119,17 +114,23 @@ func anyPrivileged(p *corev1.Pod) bool {
 	return slices.ContainsFunc(p.Spec.InitContainers, privileged) || slices.ContainsFunc(p.Spec.Containers, privileged)
 }
 
+// images are those of one container: its own, and by volume those it mounts.
+type images struct {
+	own     *runtimeapi.Image
+	volumes map[string]*runtimeapi.Image
+}
+
 // containerConfig is one container as CRI wants it.
-func (a *Agent) containerConfig(ctx context.Context, p *corev1.Pod, sb *podSandbox, c *corev1.Container, attempt int, image *runtimeapi.Image) (*runtimeapi.ContainerConfig, error) {
+func (a *Agent) containerConfig(ctx context.Context, p *corev1.Pod, sb *podSandbox, c *corev1.Container, attempt int, have images) (*runtimeapi.ContainerConfig, error) {
 	env, err := a.environment(ctx, p, sb, c)
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := a.mounts(ctx, p, sb, c, attempt, env)
+	mounts, err := a.mounts(ctx, p, sb, c, attempt, env, have.volumes)
 	if err != nil {
 		return nil, err
 	}
-	security, err := a.securityContext(p, c, image)
+	security, err := a.securityContext(p, c, have.own)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +140,7 @@ func (a *Agent) containerConfig(ctx context.Context, p *corev1.Pod, sb *podSandb
 	}
 	config := &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: uint32(attempt)},
-		Image:    &runtimeapi.ImageSpec{Image: image.Id, UserSpecifiedImage: c.Image},
+		Image:    &runtimeapi.ImageSpec{Image: have.own.Id, UserSpecifiedImage: c.Image},
 		Command:  expandAll(c.Command, env), Args: expandAll(c.Args, env), WorkingDir: c.WorkingDir,
 		Mounts: mounts, LogPath: logName(c.Name, attempt),
 		Stdin: c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
@@ -190,122 +191,6 @@ func annotateEnd(out map[string]string, p *corev1.Pod, c *corev1.Container) erro
 	}
 	if c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
 		return write(annotationPreStop, c.Lifecycle.PreStop)
-	}
-	return nil
-}
-
-// mounts are the container's volumes, /etc/hosts and its termination message.
-func (a *Agent) mounts(ctx context.Context, p *corev1.Pod, sb *podSandbox, c *corev1.Container, attempt int, env map[string]string) ([]*runtimeapi.Mount, error) {
-	var out []*runtimeapi.Mount
-	hostsMounted := false
-	for _, m := range c.VolumeMounts {
-		i := slices.IndexFunc(p.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name })
-		if i < 0 {
-			return nil, fmt.Errorf("cannot find volume %q to mount into container %q", m.Name, c.Name)
-		}
-		path, err := a.volumes.Mount(ctx, p, p.Spec.Volumes[i])
-		if err != nil {
-			return nil, err
-		}
-		if path, err = subPath(path, m, c.Name, env, volume.Live(p.Spec.Volumes[i])); err != nil {
-			return nil, err
-		}
-		hostsMounted = hostsMounted || m.MountPath == "/etc/hosts"
-		mount := &runtimeapi.Mount{ContainerPath: m.MountPath, HostPath: path, Readonly: m.ReadOnly, Propagation: propagation(m.MountPropagation)}
-		if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled && m.ReadOnly {
-			mount.RecursiveReadOnly = true
-		}
-		out = append(out, mount)
-	}
-	if !hostsMounted {
-		path, err := a.hostsFile(p, sb)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, &runtimeapi.Mount{ContainerPath: "/etc/hosts", HostPath: path})
-	}
-	message := a.messageFile(p.UID, c.Name, attempt)
-	if err := os.MkdirAll(filepath.Dir(message), 0o750); err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(message, nil, 0o666); err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(message, 0o666); err != nil { // whoever runs inside writes it
-		return nil, err
-	}
-	return append(out, &runtimeapi.Mount{ContainerPath: c.TerminationMessagePath, HostPath: message}), nil
-}
-
-func propagation(m *corev1.MountPropagationMode) runtimeapi.MountPropagation {
-	if m == nil {
-		return runtimeapi.MountPropagation_PROPAGATION_PRIVATE
-	}
-	switch *m {
-	case corev1.MountPropagationHostToContainer:
-		return runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
-	case corev1.MountPropagationBidirectional:
-		return runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL
-	}
-	return runtimeapi.MountPropagation_PROPAGATION_PRIVATE
-}
-
-// subPath resolves a path inside a volume without ever leaving it; a folder
-// that is missing is made with the volume's own mode, so that whoever may write
-// there may write in it. Events must not tell what is on the machine.
-func subPath(root string, m corev1.VolumeMount, container string, env map[string]string, data bool) (string, error) {
-	sub := m.SubPath
-	if m.SubPathExpr != "" {
-		var err error
-		if sub, err = expandStrict(m.SubPathExpr, env); err != nil {
-			return "", err
-		}
-	}
-	switch {
-	case sub == "":
-		return root, nil
-	case filepath.IsAbs(sub):
-		return "", fmt.Errorf("error SubPath `%s` must not be an absolute path", sub)
-	case slices.Contains(strings.Split(sub, "/"), ".."):
-		return "", fmt.Errorf("unable to provision SubPath `%s`: must not contain '..'", sub)
-	}
-	path, err := securejoin.SecureJoin(root, sub)
-	if err == nil {
-		_, err = os.Stat(path)
-	}
-	if errors.Is(err, os.ErrNotExist) && !data {
-		if makeLike(root, path) != nil {
-			return "", fmt.Errorf("failed to create subPath directory for volumeMount %q of container %q", m.Name, container)
-		}
-		return path, nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q", m.Name, container)
-	}
-	return path, nil
-}
-
-// makeLike makes the folders from root to path that are missing, with root's
-// mode.
-func makeLike(root, path string) error {
-	st, err := os.Stat(root)
-	if err != nil {
-		return err
-	}
-	var missing []string
-	for dir := path; dir != root; dir = filepath.Dir(dir) {
-		if _, err := os.Lstat(dir); err == nil {
-			break
-		}
-		missing = append(missing, dir)
-	}
-	for _, dir := range slices.Backward(missing) {
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			return err
-		}
-		if err := os.Chmod(dir, st.Mode()); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -140,6 +140,10 @@ func configCases() map[string]func(p *corev1.Pod) {
 				{Name: "h", MountPath: "/rro", ReadOnly: true, RecursiveReadOnly: &rro},
 			}
 		},
+		"image-volume": func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{Name: "image", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: "example.com/data:1"}}}}
+			main(p).VolumeMounts = []corev1.VolumeMount{{Name: "image", MountPath: "/all"}, {Name: "image", MountPath: "/part", SubPath: "a/b"}}
+		},
 		"own-hosts-file": func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
 			main(p).VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/etc/hosts"}}
@@ -163,7 +167,7 @@ func TestConfig(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			container, err := a.containerConfig(context.Background(), p, &podSandbox{ips: []string{"10.0.0.7"}}, &p.Spec.Containers[0], 2, image)
+			container, err := a.containerConfig(context.Background(), p, &podSandbox{ips: []string{"10.0.0.7"}}, &p.Spec.Containers[0], 2, images{image, map[string]*runtimeapi.Image{"image": {Id: "sha256:data"}}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -238,7 +242,7 @@ func TestConfigRefuses(t *testing.T) {
 			if image == nil {
 				image = &runtimeapi.Image{}
 			}
-			_, err = a.containerConfig(context.Background(), p, &podSandbox{}, &p.Spec.Containers[0], 0, image)
+			_, err = a.containerConfig(context.Background(), p, &podSandbox{}, &p.Spec.Containers[0], 0, images{own: image})
 		}
 		if err == nil || err.Error() != want {
 			t.Errorf("got %v\nwant %s", err, want)
@@ -258,8 +262,15 @@ func TestSubPath(t *testing.T) {
 	if err := os.Symlink("/etc", filepath.Join(root, "out")); err != nil {
 		t.Fatal(err)
 	}
+	part := func(sub string, data bool) (string, error) {
+		sub, err := subPath(corev1.VolumeMount{Name: "v", SubPath: sub}, nil)
+		if err != nil {
+			return "", err
+		}
+		return inVolume(root, sub, "v", "app", data)
+	}
 	for sub, want := range map[string]string{"": "", "a/b/c": "a/b/c", "out/made": "etc/made", "out/../d": "!"} {
-		got, err := subPath(root, corev1.VolumeMount{Name: "v", SubPath: sub}, "app", nil, false)
+		got, err := part(sub, false)
 		if want == "!" {
 			if err == nil {
 				t.Errorf("%s leads to %s", sub, got)
@@ -277,7 +288,7 @@ func TestSubPath(t *testing.T) {
 		}
 	}
 	// Of what the API writes nothing is made.
-	if _, err := subPath(root, corev1.VolumeMount{Name: "v", SubPath: "none"}, "app", nil, true); err == nil || err.Error() != `failed to prepare subPath for volumeMount "v" of container "app"` {
+	if _, err := part("none", true); err == nil || err.Error() != `failed to prepare subPath for volumeMount "v" of container "app"` {
 		t.Errorf("got %v", err)
 	}
 }

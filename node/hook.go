@@ -78,7 +78,7 @@ func (x *actor) postStart(ctx context.Context, p *corev1.Pod, c *corev1.Containe
 		x.containerEvent(p, c, corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
 		x.tell(func() {
 			x.mem.failed[id] = failedPostStart
-			x.mem.waiting[c.Name] = waiting{"PostStartHookError", message}
+			x.mem.waiting[c.Name] = waiting{reason: "PostStartHookError", message: message}
 		})
 	}
 	return false

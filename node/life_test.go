@@ -127,6 +127,32 @@ func TestPull(t *testing.T) {
 	})
 }
 
+// TestImageVolumes: the images that a container mounts are pulled before its
+// own, by the same rules, and it waits for them.
+func TestImageVolumes(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.cri.pullErr = grpcstatus.Error(codes.NotFound, "no such image")
+		a := corev1.Container{Name: "a", VolumeMounts: []corev1.VolumeMount{{Name: "data", MountPath: "/data"}}}
+		p := podOf("p", 30, a, corev1.Container{Name: "b"})
+		p.Spec.Volumes = []corev1.Volume{
+			{Name: "data", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: "example.com/data:1", PullPolicy: corev1.PullIfNotPresent}}},
+			{Name: "unused", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: "example.com/unused:1", PullPolicy: corev1.PullAlways}}},
+		}
+		w.create(p)
+		w.pass(5 * time.Second)
+		w.wantTimes(w.about("start b", "pull example", "Back-off"), "0 start b #0", "0 pull example.com/data:1", `0 event Normal BackOff: Back-off pulling image "example.com/data:1"`)
+		if got := w.get("uid-p").Status.ContainerStatuses[0].State.Waiting; got.Reason != "ImagePullBackOff" || got.Message != `Back-off pulling image "example.com/data:1": ErrImagePull: no such image` {
+			t.Errorf("a waits for %+v", got)
+		}
+		w.setCRI(func(f *fakeCRI) { f.pullErr = nil })
+		w.pass(10 * time.Second)
+		w.want(w.about("start a"), "10000 start a #0")
+		if got := w.about("pull example.com/unused"); len(got) > 0 {
+			t.Errorf("what nobody mounts was pulled: %s", got)
+		}
+	})
+}
+
 // TestNoImage: what is said of images that are not pulled.
 func TestNoImage(t *testing.T) {
 	for name, tt := range map[string]struct {

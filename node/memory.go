@@ -90,7 +90,10 @@ const (
 )
 
 // waiting is why a container does not run.
-type waiting struct{ reason, message string }
+type waiting struct {
+	reason, message string
+	image           *wish // whose pull has failed, or nil
+}
 
 func newMemory() memory {
 	return memory{

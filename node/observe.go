@@ -60,6 +60,7 @@ type instance struct {
 	user     *runtimeapi.ContainerUser
 	// resources are those it was made with, or nil if that is not known.
 	resources *corev1.ResourceRequirements
+	images    map[string]string // that it mounts, by path
 	// annotations as this agent wrote them.
 	annotations map[string]string
 }
@@ -205,6 +206,15 @@ func instanceOf(s *runtimeapi.ContainerStatus, sandbox string) *instance {
 		id: s.Id, name: s.Labels[labelContainerName], sandbox: sandbox, hash: s.Annotations[annotationHash], state: s.State,
 		image: s.Image.GetUserSpecifiedImage(), user: s.User, imageID: s.ImageRef, created: at(s.CreatedAt), started: at(s.StartedAt), finished: at(s.FinishedAt),
 		exitCode: int(s.ExitCode), reason: s.Reason, message: s.Message, logPath: s.LogPath, annotations: s.Annotations, resources: madeWith(s.Annotations),
+	}
+	for _, m := range s.Mounts {
+		if m.GetImage() == nil {
+			continue
+		}
+		if i.images == nil {
+			i.images = map[string]string{}
+		}
+		i.images[m.ContainerPath] = m.Image.Image
 	}
 	i.attempt = int(s.GetMetadata().GetAttempt())
 	if n, err := strconv.Atoi(s.Annotations[annotationRestarts]); err == nil {

@@ -169,7 +169,7 @@ func (d *decision) tend(p *corev1.Pod, c *corev1.Container, init bool, at *insta
 			d.begin(c, nil, at.attempt+1, m, now)
 			return
 		}
-		m.waiting[c.Name] = waiting{"CrashLoopBackOff", backOffText(p, c, b.delay)}
+		m.waiting[c.Name] = waiting{reason: "CrashLoopBackOff", message: backOffText(p, c, b.delay)}
 		if fresh {
 			d.add(action{verb: tellBackOff, container: c})
 		}

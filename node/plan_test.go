@@ -168,7 +168,7 @@ func TestPlan(t *testing.T) {
 		{"image changed, ended", "a", never, "s0 a0:0@5", func(p *corev1.Pod, _ *memory) { p.Spec.Containers[0].Image = "new" }, "start a#1", 0},
 		{"image of an init container changed", "i a", always, "s0 i0:run", func(p *corev1.Pod, _ *memory) { p.Spec.InitContainers[0].Image = "new" }, "", 0},
 		{"pull held back", "a b", always, "s0", func(_ *corev1.Pod, m *memory) {
-			m.holds["a"], m.waiting["a"] = &hold{kind: holdPull, until: noon().Add(time.Second)}, waiting{"ErrImagePull", "x"}
+			m.holds["a"], m.waiting["a"] = &hold{kind: holdPull, until: noon().Add(time.Second)}, waiting{reason: "ErrImagePull", message: "x"}
 		}, "pull back-off a; start b#0", time.Second},
 		{"start failed, created", "a", always, "s0", func(_ *corev1.Pod, m *memory) { m.holds["a"] = &hold{kind: holdStart, until: noon().Add(time.Second)} }, "", time.Second},
 		{"start failed, ended", "a", always, "s0 a0:128@0", func(_ *corev1.Pod, m *memory) { m.holds["a"] = &hold{kind: holdStart, until: noon().Add(time.Second)} }, "start a#1", 0},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -36,49 +37,85 @@ func (q *pullQueue) enter(ctx context.Context) (leave func(), err error) {
 	}
 }
 
-// ensureImage finds the container's image on the node, or pulls it as its
-// policy says. It returns nil when there is none; why was said and remembered.
-func (x *actor) ensureImage(ctx context.Context, p *corev1.Pod, c *corev1.Container) *runtimeapi.Image {
-	named, err := reference.ParseNormalizedNamed(c.Image)
+// wish is an image that a container needs: its own, or one that it mounts.
+type wish struct {
+	container *corev1.Container
+	image     string
+	policy    corev1.PullPolicy
+	about     runtime.Object // what events are about
+}
+
+func (x *actor) ownImage(p *corev1.Pod, c *corev1.Container) wish {
+	return wish{c, c.Image, c.ImagePullPolicy, containerReference(p, c.Name)}
+}
+
+// ensureVolumes finds or pulls the images that a container mounts (KEP-4639),
+// by volume. It returns false when one is not to be had.
+func (x *actor) ensureVolumes(ctx context.Context, p *corev1.Pod, c *corev1.Container) (map[string]*runtimeapi.Image, bool) {
+	var out map[string]*runtimeapi.Image
+	for _, v := range p.Spec.Volumes {
+		if v.Image == nil || !slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == v.Name }) {
+			continue
+		}
+		image := x.ensureImage(ctx, p, wish{c, v.Image.Reference, v.Image.PullPolicy, p})
+		if image == nil {
+			return nil, false
+		}
+		if out == nil {
+			out = map[string]*runtimeapi.Image{}
+		}
+		out[v.Name] = image
+	}
+	return out, true
+}
+
+// ensureImage finds an image on the node, or pulls it as its policy says. It
+// returns nil when there is none; why was said and remembered.
+func (x *actor) ensureImage(ctx context.Context, p *corev1.Pod, w wish) *runtimeapi.Image {
+	named, err := reference.ParseNormalizedNamed(w.image)
 	if err != nil {
-		text := fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: %v", c.Image, c.Image, err)
-		x.noImage(ctx, p, c, "InspectFailed", "InvalidImageName", text)
+		text := fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: %v", w.image, w.image, err)
+		x.noImage(ctx, w, "InspectFailed", "InvalidImageName", text)
 		return nil
 	}
-	spec := &runtimeapi.ImageSpec{Image: c.Image, UserSpecifiedImage: c.Image}
+	spec := &runtimeapi.ImageSpec{Image: w.image, UserSpecifiedImage: w.image}
 	if reference.IsNameOnly(named) {
 		spec.Image += ":latest"
 	}
 	r, err := x.agent.cfg.CRI.Image.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: spec})
 	if err != nil {
-		x.noImage(ctx, p, c, "InspectFailed", "ImageInspectError", fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err))
+		x.noImage(ctx, w, "InspectFailed", "ImageInspectError", fmt.Sprintf("Failed to inspect image %q: %v", w.image, err))
 		return nil
 	}
 	have := r.Image
 	switch {
-	case have != nil && c.ImagePullPolicy != corev1.PullAlways:
-		x.containerEvent(p, c, corev1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
+	case have != nil && w.policy != corev1.PullAlways:
+		x.imageEvent(w, corev1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", w.image)
 		return have
-	case have == nil && c.ImagePullPolicy == corev1.PullNever:
-		x.noImage(ctx, p, c, "ErrImageNeverPull", "ErrImageNeverPull", fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image))
+	case have == nil && w.policy == corev1.PullNever:
+		x.noImage(ctx, w, "ErrImageNeverPull", "ErrImageNeverPull", fmt.Sprintf("Container image %q is not present with pull policy of Never", w.image))
 		return nil
 	}
-	return x.pull(ctx, p, c, spec, named.Name())
+	return x.pull(ctx, p, w, spec, named.Name())
+}
+
+func (x *actor) imageEvent(w wish, kind, reason, format string, args ...any) {
+	x.agent.events.Eventf(w.about, kind, reason, format, args...)
 }
 
 // noImage says why there is no image to be had without a pull.
-func (x *actor) noImage(ctx context.Context, p *corev1.Pod, c *corev1.Container, event, reason, message string) {
+func (x *actor) noImage(ctx context.Context, w wish, event, reason, message string) {
 	if ctx.Err() != nil {
 		return
 	}
-	x.containerEvent(p, c, corev1.EventTypeWarning, event, "%s", message)
-	x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Error: %s", reason)
-	x.startFailed(c, holdImage, reason, message)
+	x.imageEvent(w, corev1.EventTypeWarning, event, "%s", message)
+	x.imageEvent(w, corev1.EventTypeWarning, "Failed", "Error: %s", reason)
+	x.startFailed(w.container, holdImage, waiting{reason: reason, message: message})
 }
 
-func (x *actor) pull(ctx context.Context, p *corev1.Pod, c *corev1.Container, spec *runtimeapi.ImageSpec, repository string) *runtimeapi.Image {
+func (x *actor) pull(ctx context.Context, p *corev1.Pod, w wish, spec *runtimeapi.ImageSpec, repository string) *runtimeapi.Image {
 	begin := x.agent.cfg.Now()
-	x.containerEvent(p, c, corev1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
+	x.imageEvent(w, corev1.EventTypeNormal, "Pulling", "Pulling image %q", w.image)
 	leave, err := x.agent.pulls.enter(ctx)
 	if err != nil {
 		return nil
@@ -94,45 +131,45 @@ func (x *actor) pull(ctx context.Context, p *corev1.Pod, c *corev1.Container, sp
 	var r *runtimeapi.ImageStatusResponse
 	if err == nil {
 		if r, err = x.agent.cfg.CRI.Image.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: spec}); err == nil && r.Image == nil {
-			err = fmt.Errorf("image %q is not there after its pull", c.Image)
+			err = fmt.Errorf("image %q is not there after its pull", w.image)
 		}
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			x.pullFailed(p, c, rpcText(err), missing)
+			x.pullFailed(p, w, rpcText(err), missing)
 		}
 		return nil
 	}
 	now := x.agent.cfg.Now()
-	x.containerEvent(p, c, corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
-		c.Image, now.Sub(started).Truncate(time.Millisecond), now.Sub(begin).Truncate(time.Millisecond), r.Image.Size)
+	x.imageEvent(w, corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
+		w.image, now.Sub(started).Truncate(time.Millisecond), now.Sub(begin).Truncate(time.Millisecond), r.Image.Size)
 	x.agent.node.retell()
 	return r.Image
 }
 
 // pullFailed says why a pull failed. The back-off is said at the next look, as
 // a kubelet does: both states are seen.
-func (x *actor) pullFailed(p *corev1.Pod, c *corev1.Container, why string, missing []string) {
-	x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", c.Image, why)
-	x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Error: ErrImagePull")
+func (x *actor) pullFailed(p *corev1.Pod, w wish, why string, missing []string) {
+	x.imageEvent(w, corev1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", w.image, why)
+	x.imageEvent(w, corev1.EventTypeWarning, "Failed", "Error: ErrImagePull")
 	if len(missing) > 0 {
 		x.event(p, corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret", "Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", "))
 	}
-	x.startFailed(c, holdPull, "ErrImagePull", why)
+	x.startFailed(w.container, holdPull, waiting{"ErrImagePull", why, &w})
 }
 
 // pullHeldBack turns ErrImagePull into ImagePullBackOff, after the former was
 // reported.
-func (x *actor) pullHeldBack(p *corev1.Pod, c *corev1.Container) {
+func (x *actor) pullHeldBack(c *corev1.Container) {
 	x.tell(func() {
-		w := x.mem.waiting[c.Name]
-		if w.reason != "ErrImagePull" {
+		was := x.mem.waiting[c.Name]
+		if was.image == nil || was.reason != "ErrImagePull" {
 			return
 		}
-		text := fmt.Sprintf("Back-off pulling image %q", c.Image)
-		x.containerEvent(p, c, corev1.EventTypeNormal, "BackOff", "%s", text)
-		x.containerEvent(p, c, corev1.EventTypeWarning, "Failed", "Error: ImagePullBackOff")
-		x.mem.waiting[c.Name] = waiting{"ImagePullBackOff", text + ": ErrImagePull: " + w.message}
+		text := fmt.Sprintf("Back-off pulling image %q", was.image.image)
+		x.imageEvent(*was.image, corev1.EventTypeNormal, "BackOff", "%s", text)
+		x.imageEvent(*was.image, corev1.EventTypeWarning, "Failed", "Error: ImagePullBackOff")
+		x.mem.waiting[c.Name] = waiting{"ImagePullBackOff", text + ": ErrImagePull: " + was.message, was.image}
 	})
 }
 

@@ -293,6 +293,12 @@ func present(p *corev1.Pod, c *corev1.Container, list []*instance, m *memory, s,
 	if at.image != "" {
 		s.Image = at.image
 	}
+	for i := range s.VolumeMounts {
+		v := &s.VolumeMounts[i]
+		if id, ok := at.images[v.MountPath]; ok {
+			v.VolumeStatus = &corev1.VolumeStatus{Image: &corev1.ImageVolumeStatus{ImageRef: id}}
+		}
+	}
 	s.AllocatedResources, s.Resources, s.User = c.Resources.Requests.DeepCopy(), reportedResources(c, at, m), userOf(at)
 	if was != nil {
 		s.RestartCount = max(s.RestartCount, was.RestartCount)

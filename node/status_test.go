@@ -32,7 +32,9 @@ type statusCase struct {
 func looks(list ...string) []string { return list }
 
 func waits(name, reason, message string) func(*corev1.Pod, *memory, *observed) {
-	return func(_ *corev1.Pod, m *memory, _ *observed) { m.waiting[name] = waiting{reason, message} }
+	return func(_ *corev1.Pod, m *memory, _ *observed) {
+		m.waiting[name] = waiting{reason: reason, message: message}
+	}
 }
 
 const (
@@ -76,6 +78,7 @@ func startingStatuses() map[string]statusCase {
 			have.sandboxes[0].ips = []string{"10.0.0.7", "fd00::7"}
 		}},
 		"mounts-resources-user": {pod: "a", policy: always, spec: furnished, looks: looks("s0 a0:run"), with: func(_ *corev1.Pod, _ *memory, have *observed) {
+			have.latest("a").images = map[string]string{"/r": "sha256:data"}
 			have.latest("a").user = &runtimeapi.ContainerUser{Linux: &runtimeapi.LinuxContainerUser{Uid: 1000, Gid: 3000, SupplementalGroups: []int64{3000, 2000}}}
 		}},
 	}
@@ -145,7 +148,7 @@ func oddStatuses() map[string]statusCase {
 		"sandbox-anew":     {pod: "i a", policy: always, looks: looks("s0 i0:0@9 a0:run", "s0! i0:0@9 a0:137@5 s1 i1:run")},
 		"two-sandboxes":    {pod: "a", policy: always, looks: looks("s0 a0:run s1")},
 		"start-has-failed": {pod: "a", policy: always, looks: looks("s0 a0:128@0"), with: func(_ *corev1.Pod, m *memory, have *observed) {
-			have.latest("a").started, m.waiting["a"] = time.Time{}, waiting{"RunContainerError", "no such file"}
+			have.latest("a").started, m.waiting["a"] = time.Time{}, waiting{reason: "RunContainerError", message: "no such file"}
 		}},
 		"image-changed": {pod: "a", policy: never, looks: looks("s0 a0:run", "s0 a0:137@5"), with: func(p *corev1.Pod, _ *memory, _ *observed) { p.Spec.Containers[0].Image, p.Generation = "new", 2 }},
 		"foreign-condition": {pod: "a", policy: always, looks: looks("", "s0 a0:run"), with: func(p *corev1.Pod, _ *memory, _ *observed) {

@@ -209,6 +209,9 @@ func (r *Runtime) makeContainer(ctx context.Context, p *pod, c *container) error
 	if err := linux.Overlay(linux.OverlayMount{Lower: lower, Upper: filepath.Join(c.dir, "upper"), Work: filepath.Join(c.dir, "work")}, c.rootfs()); err != nil {
 		return err
 	}
+	if err := r.mountImages(ctx, c); err != nil {
+		return err
+	}
 	spec, err := r.spec(p, c)
 	if err != nil {
 		return err

@@ -12,8 +12,6 @@ import (
 
 	ispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/linux"
@@ -323,22 +321,5 @@ func TestLeftFrozen(t *testing.T) {
 	}
 	if s := b.wait(t, id); s.ExitCode != 137 {
 		t.Errorf("exit code %d", s.ExitCode)
-	}
-}
-
-// TestImageVolume: what is not there is said so, with the code for it.
-func TestImageVolume(t *testing.T) {
-	b := newBench(t)
-	config := &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: "p", Namespace: "n", Uid: "image-volume"}}
-	p, err := b.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: config})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = b.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: p.PodSandboxId, SandboxConfig: config, Config: &runtimeapi.ContainerConfig{
-		Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: "bb:1"},
-		Mounts: []*runtimeapi.Mount{{ContainerPath: "/data", Image: &runtimeapi.ImageSpec{Image: "bb:1"}}},
-	}})
-	if status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), "cannot mount image \"bb:1\" at /data") {
-		t.Errorf("an image volume: %v", err)
 	}
 }

@@ -236,6 +236,9 @@ func (r *Runtime) removeFiles(c *container) error {
 	if err := sandbox.Unpin(c.namespaces()); err != nil {
 		return err
 	}
+	if err := r.unmountImages(c); err != nil {
+		return err
+	}
 	// While the folder is there the next start of ours knows of the hold.
 	if err := r.cfg.Images.Release(c.ID); err != nil {
 		return err

@@ -74,9 +74,6 @@ func swapLimit(l linux.CgroupLayout) bool {
 func PrepareMounts(mounts []*runtimeapi.Mount) ([]*runtimeapi.Mount, error) {
 	out := make([]*runtimeapi.Mount, len(mounts))
 	for i, m := range mounts {
-		if m.GetImage() != nil {
-			return nil, fmt.Errorf("cannot mount image %q at %s: image volumes are an %w", m.GetImage().GetImage(), m.GetContainerPath(), errors.ErrUnsupported)
-		}
 		source := m.GetHostPath()
 		if _, err := os.Stat(source); errors.Is(err, os.ErrNotExist) {
 			if err := os.MkdirAll(source, 0o755); err != nil {
