@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -233,6 +234,14 @@ func otherKinds() map[string]kind {
 		"ReplicaSet": of(rules[appsv1.ReplicaSet]{
 			defaults: defaults.ReplicaSet, check: validation.ReplicaSet, change: validation.ReplicaSetUpdate, prepare: func(r, _ *appsv1.ReplicaSet) { defaults.PreparePodTemplate(&r.Spec.Template) }, warn: validation.ReplicaSetWarnings, columns: table.ReplicaSet(),
 			parts: map[string]part[appsv1.ReplicaSet]{"status": {check: validation.ReplicaSetStatusUpdate}},
+		}),
+		"Job": of(rules[batchv1.Job]{
+			defaults: defaults.Job, prepare: defaults.PrepareJob, check: validation.Job, change: validation.JobUpdate, warn: validation.JobWarnings, columns: table.Job(),
+			parts: map[string]part[batchv1.Job]{"status": {check: validation.JobStatusUpdate}},
+		}),
+		"CronJob": of(rules[batchv1.CronJob]{
+			defaults: defaults.CronJob, prepare: defaults.PrepareCronJob, check: validation.CronJob, change: validation.CronJobUpdate, warn: validation.CronJobWarnings, columns: table.CronJob(),
+			parts: map[string]part[batchv1.CronJob]{"status": {check: validation.CronJobStatusUpdate}},
 		}),
 		"Lease":              of(rules[coordinationv1.Lease]{prepare: defaults.PrepareLease, check: validation.Lease, change: validation.LeaseUpdate, columns: table.Lease()}),
 		"EndpointSlice":      of(rules[discoveryv1.EndpointSlice]{defaults: defaults.EndpointSlice, prepare: defaults.PrepareEndpointSlice, check: validation.EndpointSlice, change: validation.EndpointSliceUpdate, warn: validation.EndpointSliceWarnings, columns: table.EndpointSlice()}),

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -71,6 +72,9 @@ func (r *row) register(s *runtime.Scheme) error {
 			label = alias
 		}
 		if _, ok := known[label]; !ok {
+			if r.gv.Group == batchv1.GroupName {
+				return "", "", fmt.Errorf("field label %q not supported for %s", label, r.kind) // this group has words of its own
+			}
 			return "", "", fmt.Errorf("field label not supported: %s", label)
 		}
 		return label, value, nil

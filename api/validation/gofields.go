@@ -66,7 +66,13 @@ func writeStruct(b *bytes.Buffer, v reflect.Value) error {
 func writeFields(b *bytes.Buffer, v reflect.Value) error {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
-		if i > 0 {
+		if f.Anonymous && !strings.HasPrefix(f.Type.PkgPath(), "k8s.io/api/") {
+			if err := writeEmbedded(b, v.Field(i), i+1 < v.NumField()); err != nil {
+				return err
+			}
+			continue
+		}
+		if i > 0 && !bytes.HasSuffix(b.Bytes(), []byte{','}) && !bytes.HasSuffix(b.Bytes(), []byte{'{'}) {
 			b.WriteByte(',')
 		}
 		if f.Anonymous && strings.HasPrefix(f.Type.PkgPath(), "k8s.io/api/") {
@@ -79,6 +85,26 @@ func writeFields(b *bytes.Buffer, v reflect.Value) error {
 		if err := writeGo(b, v.Field(i)); err != nil {
 			return fmt.Errorf("cannot show %s: %w", f.Name, err)
 		}
+	}
+	return nil
+}
+
+// writeEmbedded writes what a type that writes itself has to say without its
+// braces; more says that fields follow.
+func writeEmbedded(b *bytes.Buffer, v reflect.Value, more bool) error {
+	j, err := json.Marshal(v.Interface())
+	if err != nil {
+		return fmt.Errorf("cannot show %s: %w", v.Type(), err)
+	}
+	if j = bytes.TrimSuffix(bytes.TrimPrefix(j, []byte{'{'}), []byte{'}'}); len(j) == 0 {
+		return nil
+	}
+	if !bytes.HasSuffix(b.Bytes(), []byte{'{'}) {
+		b.WriteByte(',')
+	}
+	b.Write(j)
+	if more {
+		b.WriteByte(',')
 	}
 	return nil
 }

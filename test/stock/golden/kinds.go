@@ -6,6 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/rest"
 	_ "k8s.io/kubernetes/pkg/apis/apps/install"
+	_ "k8s.io/kubernetes/pkg/apis/batch/install"
 	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
 	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
@@ -14,6 +15,8 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
 	_ "k8s.io/kubernetes/pkg/apis/storage/install"
 	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
+	"k8s.io/kubernetes/pkg/registry/batch/cronjob"
+	"k8s.io/kubernetes/pkg/registry/batch/job"
 	"k8s.io/kubernetes/pkg/registry/coordination/lease"
 	"k8s.io/kubernetes/pkg/registry/core/configmap"
 	"k8s.io/kubernetes/pkg/registry/core/endpoint"
@@ -79,6 +82,8 @@ func upstream() (map[string]kind, error) {
 	add("", "v1", "ReplicationController", "replicationcontrollers", replicationcontroller.Strategy, parts{"status": replicationcontroller.StatusStrategy})
 	add("", "v1", "PodTemplate", "podtemplates", podtemplate.Strategy, nil)
 	add("apps", "v1", "ReplicaSet", "replicasets", replicaset.Strategy, parts{"status": replicaset.StatusStrategy})
+	add("batch", "v1", "Job", "jobs", job.Strategy, parts{"status": job.StatusStrategy})
+	add("batch", "v1", "CronJob", "cronjobs", cronjob.Strategy, parts{"status": cronjob.StatusStrategy})
 	add("coordination.k8s.io", "v1", "Lease", "leases", lease.Strategy, nil)
 	add("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", endpointslice.Strategy, nil)
 	add("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", priorityclass.Strategy, nil)
