@@ -59,7 +59,10 @@ func Add(m manager.Manager, c Config) error {
 		return fmt.Errorf("cannot index the Pods by their controllers: %w", err)
 	}
 	c.all = newEverything(m, c)
-	for _, add := range []func(manager.Manager, Config) error{addReplicaSet, addReplicationController, addServiceAccount, addRootCA, addAggregation, addNamespace, addEndpoints, addEndpointSlices, addMirroring, addClusterDNS, addGarbage, addCustomResources, addPodGC, addNodeLifecycle, addTaintEviction} {
+	for _, add := range []func(manager.Manager, Config) error{
+		addReplicaSet, addReplicationController, addServiceAccount, addRootCA, addAggregation, addNamespace, addEndpoints, addEndpointSlices, addMirroring, addClusterDNS, addGarbage, addCustomResources, addPodGC, addNodeLifecycle, addTaintEviction,
+		addJob, addJobOrphans, addJobTTL, addCronJob,
+	} {
 		if err := add(m, c); err != nil {
 			return fmt.Errorf("cannot add controller: %w", err)
 		}

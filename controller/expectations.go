@@ -24,7 +24,9 @@ type expectations struct {
 type deeds struct {
 	owner   types.UID
 	written string // the highest resource version of what was written
+	itself  string // the resource version of the owner, when it was written
 	removed map[types.UID]bool
+	freed   map[types.UID]bool // Pods that lost the finalizer of Jobs
 }
 
 // of finds or makes the record of an owner. Another of the same name has none
@@ -37,7 +39,7 @@ func (e *expectations) of(owner client.Object) *deeds {
 	if e.done == nil {
 		e.done = map[types.NamespacedName]*deeds{}
 	}
-	d := &deeds{owner: owner.GetUID(), removed: map[types.UID]bool{}}
+	d := &deeds{owner: owner.GetUID(), removed: map[types.UID]bool{}, freed: map[types.UID]bool{}}
 	e.done[key] = d
 	return d
 }
@@ -55,6 +57,27 @@ func (e *expectations) removed(owner client.Object, p *corev1.Pod) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.of(owner).removed[p.UID] = true
+}
+
+// wroteItself awaits that the owner is read as new as it is now.
+func (e *expectations) wroteItself(owner client.Object) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.of(owner).itself = owner.GetResourceVersion()
+}
+
+// released awaits that a Pod is read without the finalizer of Jobs, or is gone.
+func (e *expectations) released(owner client.Object, p *corev1.Pod) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.of(owner).freed[p.UID] = true
+}
+
+// unreleased takes back that a Pod loses its finalizer: it could not.
+func (e *expectations) unreleased(owner client.Object, p *corev1.Pod) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.of(owner).freed, p.UID)
 }
 
 // kept takes back that a Pod is being removed: it could not be.
@@ -75,9 +98,14 @@ func (e *expectations) fulfilled(owner client.Object, seen string, listed []core
 	if d == nil || d.owner != owner.GetUID() {
 		return true
 	}
-	alive := map[types.UID]bool{}
+	alive, held := map[types.UID]bool{}, map[types.UID]bool{}
 	for i := range listed {
-		alive[listed[i].UID] = listed[i].DeletionTimestamp == nil
+		alive[listed[i].UID], held[listed[i].UID] = listed[i].DeletionTimestamp == nil, tracked(&listed[i])
+	}
+	for uid := range d.freed {
+		if !held[uid] {
+			delete(d.freed, uid)
+		}
 	}
 	for uid := range d.removed {
 		if !alive[uid] {
@@ -87,7 +115,10 @@ func (e *expectations) fulfilled(owner client.Object, seen string, listed []core
 	if d.written != "" && !newer(d.written, seen) {
 		d.written = ""
 	}
-	if d.written != "" || len(d.removed) > 0 {
+	if d.itself != "" && !newer(d.itself, owner.GetResourceVersion()) {
+		d.itself = ""
+	}
+	if d.written != "" || d.itself != "" || len(d.removed)+len(d.freed) > 0 {
 		return false
 	}
 	delete(e.done, key)

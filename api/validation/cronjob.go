@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	_ "time/tzdata" // a machine need not have zones of its own
 
 	"github.com/robfig/cron/v3"
 	batchv1 "k8s.io/api/batch/v1"
