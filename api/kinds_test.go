@@ -10,6 +10,7 @@ import (
 	"slices"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -201,10 +202,22 @@ func kinds() map[string]kind {
 		"Service":               services(),
 		"Endpoints":             of(rules[corev1.Endpoints]{defaults: defaults.Endpoints, check: validation.Endpoints, change: validation.EndpointsUpdate, warn: validation.EndpointsWarnings, columns: table.Endpoints()}),
 	}
-	for _, more := range []map[string]kind{otherKinds(), storageKinds()} {
+	for _, more := range []map[string]kind{otherKinds(), storageKinds(), admissionKinds()} {
 		maps.Copy(out, more)
 	}
 	return out
+}
+
+func admissionKinds() map[string]kind {
+	return map[string]kind{
+		"ValidatingWebhookConfiguration": of(rules[admissionv1.ValidatingWebhookConfiguration]{cluster: true, defaults: defaults.ValidatingWebhookConfiguration, check: validation.ValidatingWebhookConfiguration, change: validation.ValidatingWebhookConfigurationUpdate, warn: validation.ValidatingWebhookWarnings, columns: table.ValidatingWebhookConfiguration()}),
+		"MutatingWebhookConfiguration":   of(rules[admissionv1.MutatingWebhookConfiguration]{cluster: true, defaults: defaults.MutatingWebhookConfiguration, check: validation.MutatingWebhookConfiguration, change: validation.MutatingWebhookConfigurationUpdate, warn: validation.MutatingWebhookWarnings, columns: table.MutatingWebhookConfiguration()}),
+		"ValidatingAdmissionPolicy": of(rules[admissionv1.ValidatingAdmissionPolicy]{cluster: true, defaults: defaults.ValidatingAdmissionPolicy, check: validation.ValidatingAdmissionPolicy, change: validation.ValidatingAdmissionPolicyUpdate, columns: table.ValidatingAdmissionPolicy(),
+			parts: map[string]part[admissionv1.ValidatingAdmissionPolicy]{"status": {check: validation.ValidatingAdmissionPolicyStatusUpdate}}}),
+		"ValidatingAdmissionPolicyBinding": of(rules[admissionv1.ValidatingAdmissionPolicyBinding]{cluster: true, defaults: defaults.ValidatingAdmissionPolicyBinding, check: validation.ValidatingAdmissionPolicyBinding, change: validation.ValidatingAdmissionPolicyBindingUpdate, columns: table.ValidatingAdmissionPolicyBinding()}),
+		"MutatingAdmissionPolicy":          of(rules[admissionv1.MutatingAdmissionPolicy]{cluster: true, defaults: defaults.MutatingAdmissionPolicy, check: validation.MutatingAdmissionPolicy, change: validation.MutatingAdmissionPolicyUpdate, columns: table.MutatingAdmissionPolicy()}),
+		"MutatingAdmissionPolicyBinding":   of(rules[admissionv1.MutatingAdmissionPolicyBinding]{cluster: true, defaults: defaults.MutatingAdmissionPolicyBinding, check: validation.MutatingAdmissionPolicyBinding, change: validation.MutatingAdmissionPolicyBindingUpdate, columns: table.MutatingAdmissionPolicyBinding()}),
+	}
 }
 
 // services are given what they need in a dry run, while another Service holds

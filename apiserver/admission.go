@@ -5,6 +5,8 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"io"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -51,9 +53,28 @@ func (s *Server) admission(c *genericapiserver.Config, client kubernetes.Interfa
 		Node:            boundObjects{s, true}.Node,
 		PriorityClasses: s.informers.Scheduling().V1().PriorityClasses().Lister(),
 	}, security)
-	c.AdmissionControl = admission.NewChainHandler(append([]admission.Interface{life}, plugins...)...)
-	return nil
+	configured, err := s.configuredAdmission(c, client)
+	if err != nil {
+		return err
+	}
+	all := slices.Concat([]admission.Interface{life}, plugins, configured)
+	c.AdmissionControl, err = reinvoking(admission.NewChainHandler(all...))
+	return err
 }
+
+// reinvoking lets plugins that mutate be asked again about what others of the
+// chain have changed. The library has that in its loader of plugins only.
+func reinvoking(chain admission.Interface) (admission.Interface, error) {
+	const name = "all"
+	loader := admission.NewPlugins()
+	loader.Register(name, func(io.Reader) (admission.Interface, error) { return chain, nil })
+	return loader.NewFromPlugins([]string{name}, unconfigured{}, admission.PluginInitializers{}, nil)
+}
+
+// unconfigured: plugins have no files.
+type unconfigured struct{}
+
+func (unconfigured) ConfigFor(string) (io.Reader, error) { return nil, nil }
 
 // securityObjects shows pod security the namespaces, as they are now, and
 // their Pods.

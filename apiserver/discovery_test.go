@@ -198,7 +198,11 @@ func asPublished(v any) any {
 			}
 		}
 		if d, ok := v["description"].(string); ok {
-			out["description"], _, _ = strings.Cut(d, "\n\nPossible enum values:\n")
+			text, _, listed := strings.Cut(d, "\n\nPossible enum values:\n")
+			if listed {
+				text = strings.TrimRight(text, "\n")
+			}
+			out["description"] = text
 		}
 		return out
 	case []any:

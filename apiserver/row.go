@@ -185,6 +185,7 @@ func check2[T any](f func(_, _ *T) field.ErrorList, of func(runtime.Object) *T) 
 
 func shortNames(names ...string) func(*row) { return func(r *row) { r.short = names } }
 func inAll(r *row)                          { r.categories = []string{"all"} }
+func inExtensions(r *row)                   { r.categories = []string{"api-extensions"} }
 func echoDeleted(r *row)                    { r.echo = true }
 func clusterScoped(r *row)                  { r.cluster = true }
 func upsertable(r *row)                     { r.upsert = true }

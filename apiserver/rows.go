@@ -98,7 +98,7 @@ func (s *Server) resources() []*row {
 			ScaleSet: func(r *appsv1.ReplicaSet, n int32) { r.Spec.Replicas = &n },
 		}, shortNames("rs"), inAll, collected(rest.DeleteDependents)),
 	}
-	return slices.Concat(rows, batchRows(), storageRows(), s.clusterRows())
+	return slices.Concat(rows, batchRows(), storageRows(), s.clusterRows(), s.admissionRows())
 }
 
 // clusterRows are the kinds that describe the cluster rather than workloads.

@@ -28,6 +28,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	crdserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -97,6 +98,7 @@ type Server struct {
 	custom     *crdserver.CustomResourceDefinitions
 	background sync.WaitGroup // ends with the server
 	toNodes    *http.Transport
+	mapper     meta.RESTMapper
 
 	serving atomic.Pointer[http.Handler]
 	ready   chan struct{}

@@ -61,6 +61,7 @@ func Add(m manager.Manager, c Config) error {
 	c.all = newEverything(m, c)
 	for _, add := range []func(manager.Manager, Config) error{
 		addReplicaSet, addReplicationController, addServiceAccount, addRootCA, addAggregation, addNamespace, addEndpoints, addEndpointSlices, addMirroring, addClusterDNS, addGarbage, addCustomResources, addPodGC, addNodeLifecycle, addTaintEviction,
+		addPolicyStatus,
 		addJob, addJobOrphans, addJobTTL, addCronJob,
 	} {
 		if err := add(m, c); err != nil {

@@ -5,6 +5,7 @@ package main
 import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/rest"
+	_ "k8s.io/kubernetes/pkg/apis/admissionregistration/install"
 	_ "k8s.io/kubernetes/pkg/apis/apps/install"
 	_ "k8s.io/kubernetes/pkg/apis/batch/install"
 	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
@@ -14,6 +15,12 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
 	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
 	_ "k8s.io/kubernetes/pkg/apis/storage/install"
+	"k8s.io/kubernetes/pkg/registry/admissionregistration/mutatingadmissionpolicy"
+	"k8s.io/kubernetes/pkg/registry/admissionregistration/mutatingadmissionpolicybinding"
+	"k8s.io/kubernetes/pkg/registry/admissionregistration/mutatingwebhookconfiguration"
+	"k8s.io/kubernetes/pkg/registry/admissionregistration/validatingadmissionpolicy"
+	"k8s.io/kubernetes/pkg/registry/admissionregistration/validatingadmissionpolicybinding"
+	"k8s.io/kubernetes/pkg/registry/admissionregistration/validatingwebhookconfiguration"
 	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
 	"k8s.io/kubernetes/pkg/registry/batch/cronjob"
 	"k8s.io/kubernetes/pkg/registry/batch/job"
@@ -101,9 +108,24 @@ func upstream() (map[string]kind, error) {
 	add(storage, "v1", "CSIDriver", "csidrivers", csidriver.Strategy, nil)
 	add(storage, "v1", "CSIStorageCapacity", "csistoragecapacities", csistoragecapacity.Strategy, nil)
 	add(storage, "v1", "VolumeAttributesClass", "volumeattributesclasses", volumeattributesclass.Strategy, nil)
+	const admission = "admissionregistration.k8s.io"
+	add(admission, "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", validatingwebhookconfiguration.Strategy, nil)
+	add(admission, "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", mutatingwebhookconfiguration.Strategy, nil)
+	vap := validatingadmissionpolicy.NewStrategy(nil, nil)
+	add(admission, "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", vap, parts{"status": validatingadmissionpolicy.NewStatusStrategy(vap)})
+	add(admission, "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", validatingadmissionpolicybinding.NewStrategy(nil, nil, nobody{}), nil)
+	add(admission, "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies", mutatingadmissionpolicy.NewStrategy(nil, nil), nil)
+	add(admission, "v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", mutatingadmissionpolicybinding.NewStrategy(nil, nil, nobody{}), nil)
 	services := out["Service"]
 	var err error
 	services.begin, err = allocateServices()
 	out["Service"] = services
 	return out, err
+}
+
+// nobody is asked which resource is meant.
+type nobody struct{}
+
+func (nobody) Resolve(schema.GroupVersionKind) (schema.GroupVersionResource, error) {
+	return schema.GroupVersionResource{}, nil
 }
