@@ -13,10 +13,11 @@ LDFLAGS := -s -w -X github.com/peapod/peapod/daemon.Version=$(VERSION) $(KUBERNE
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
-build: ## bin/peapod and bin/peapod-keeper
+build: ## bin/peapod, bin/peapod-keeper and bin/peapod-launcher
 	@mkdir -p $(BIN)
 	go build -ldflags '$(LDFLAGS)' -o $(BIN)/peapod .
 	go build -ldflags '-s -w' -o $(BIN)/peapod-keeper ./keeper/peapod-keeper
+	go build -ldflags '-s -w' -o $(BIN)/peapod-launcher ./sandbox/peapod-launcher
 
 deps: ## install the Debian packages a node needs (as root)
 	@./scripts/deps

@@ -311,11 +311,10 @@ func (d *node) startRuntime(ctx context.Context) error {
 	if d.images, err = OpenImages(d.root, d.Log); err != nil {
 		return err
 	}
-	launcher, err := sandbox.Find(ctx, []string{"crun", "runc"}, d.path("runtime", "trial"), d.path("runtime", "oci"))
+	launchers, err := d.launchers(ctx, d.Launcher)
 	if err != nil {
 		return fmt.Errorf("%w: %w (mend: apt-get install runc)", ErrUnfit, err)
 	}
-	launchers := map[string]sandbox.Launcher{"": launcher, launcher.Name(): launcher}
 	if err := d.newRuntime(ctx, launchers); err != nil {
 		return err
 	}
@@ -406,15 +405,18 @@ func (d *node) serveRuntime(ctx context.Context, r *runtime.Runtime) error {
 	return errors.Join(err, <-served)
 }
 
-// keeperBinary is the program beside this one.
-func keeperBinary() (string, error) {
+// keeperBinary is the keeper's program.
+func keeperBinary() (string, error) { return besides("peapod-keeper") }
+
+// besides finds a program in the folder of this one.
+func besides(name string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return "", fmt.Errorf("cannot find peapod-keeper: %w", err)
+		return "", fmt.Errorf("cannot find %s: %w", name, err)
 	}
-	path := filepath.Join(filepath.Dir(self), "peapod-keeper")
+	path := filepath.Join(filepath.Dir(self), name)
 	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("cannot find peapod-keeper beside peapod: %w", err)
+		return "", fmt.Errorf("cannot find %s beside peapod: %w", name, err)
 	}
 	return path, nil
 }

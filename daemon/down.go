@@ -21,7 +21,6 @@ import (
 	"github.com/peapod/peapod/network"
 	nodeagent "github.com/peapod/peapod/node"
 	"github.com/peapod/peapod/runtime"
-	"github.com/peapod/peapod/sandbox"
 )
 
 // Ended says what `peapod down` has left.
@@ -153,7 +152,7 @@ func (l layout) endPods(ctx context.Context, o DownOptions) error {
 		return err
 	}
 	defer images.Close()
-	launcher, err := sandbox.Find(ctx, []string{"crun", "runc"}, l.path("runtime", "trial"), l.path("runtime", "oci"))
+	launchers, err := l.allLaunchers(ctx)
 	if err != nil {
 		return err
 	}
@@ -171,7 +170,7 @@ func (l layout) endPods(ctx context.Context, o DownOptions) error {
 		return err
 	}
 	r, err := runtime.New(ctx, runtime.Config{
-		Dir: l.path("runtime"), Version: Version, Launchers: map[string]sandbox.Launcher{"": launcher, launcher.Name(): launcher},
+		Dir: l.path("runtime"), Version: Version, Launchers: launchers,
 		Keeper: k, KeeperBinary: binary, Images: images, Network: net4, CgroupRoot: "/" + l.instance, Log: o.Log,
 	})
 	if err != nil {

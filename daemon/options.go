@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -58,7 +59,10 @@ type Options struct {
 	NodeListen string
 	// RuntimeEndpoint is an external CRI socket; empty means our own runtime.
 	RuntimeEndpoint string
-	Etcd            EtcdOptions
+	// Launcher is who starts containers: LauncherOCI, LauncherNative or
+	// LauncherAuto. Empty is LauncherOCI.
+	Launcher string
+	Etcd     EtcdOptions
 
 	Log *slog.Logger
 	// Progress is told each step of a start; it may be nil.
@@ -147,6 +151,12 @@ func (o Options) check() (settings, error) {
 	}
 	if s.RuntimeEndpoint, err = parseEndpoint(o.RuntimeEndpoint); err != nil {
 		return s, err
+	}
+	if s.Launcher == "" {
+		s.Launcher = LauncherOCI
+	}
+	if !slices.Contains([]string{LauncherAuto, LauncherNative, LauncherOCI}, s.Launcher) {
+		return s, misuse("--launcher %q: want %s, %s or %s", o.Launcher, LauncherOCI, LauncherNative, LauncherAuto)
 	}
 	if err := o.Etcd.check(); err != nil {
 		return s, err

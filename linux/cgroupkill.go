@@ -37,6 +37,28 @@ func (l CgroupLayout) Kill(ctx context.Context, cgroup string) error {
 	}
 }
 
+// Signal sends a signal to every process that is in a cgroup, or below it, in
+// any hierarchy.
+func (l CgroupLayout) Signal(cgroup string, sig unix.Signal) error {
+	pids, err := l.processes(cgroup)
+	for _, pid := range pids {
+		p, openErr := OpenPidfd(pid, 0)
+		if errors.Is(openErr, os.ErrNotExist) {
+			continue
+		}
+		if openErr == nil {
+			openErr = errors.Join(p.Signal(sig), p.Close())
+		}
+		if openErr != nil && !errors.Is(openErr, os.ErrProcessDone) {
+			err = errors.Join(err, openErr)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot signal processes of cgroup %s: %w", cgroup, err)
+	}
+	return nil
+}
+
 // killOnce kills who is there, if frozen while nobody can be born, and waits
 // for their end. Frozen processes die when they are thawed.
 func (l CgroupLayout) killOnce(ctx context.Context, cgroup string, frozen bool) (err error) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -33,7 +34,7 @@ func Find(ctx context.Context, candidates []string, trialDir, stateDir string) (
 	return nil, fmt.Errorf("cannot find an OCI runtime that works: %w", errors.Join(why...))
 }
 
-func try(ctx context.Context, candidate, trialDir, stateDir string) (l Launcher, err error) {
+func try(ctx context.Context, candidate, trialDir, stateDir string) (Launcher, error) {
 	path, err := exec.LookPath(candidate)
 	if err != nil {
 		return nil, errors.New("not installed")
@@ -48,15 +49,7 @@ func try(ctx context.Context, candidate, trialDir, stateDir string) (l Launcher,
 	if err := os.MkdirAll(stateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make state folder: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Join(trialDir, "rootfs", "proc"), 0o700); err != nil {
-		return nil, fmt.Errorf("cannot make trial: %w", err)
-	}
-	defer func() {
-		if rm := os.RemoveAll(trialDir); rm != nil && err == nil {
-			err = fmt.Errorf("cannot remove trial: %w", rm)
-		}
-	}()
-	return o, o.trial(ctx, trialDir)
+	return o, trial(ctx, o, trialDir)
 }
 
 // identify asks the program for its name and version.
@@ -83,7 +76,15 @@ func parseVersion(base, out string) (name, version string) {
 const trialCode = 43
 
 // trial starts a real container, as Pods have them, to its end.
-func (o *ociRuntime) trial(ctx context.Context, dir string) error {
+func trial(ctx context.Context, l Launcher, dir string) (err error) {
+	if err := os.MkdirAll(filepath.Join(dir, "rootfs", "proc"), 0o700); err != nil {
+		return fmt.Errorf("cannot make trial: %w", err)
+	}
+	defer func() {
+		if rm := os.RemoveAll(dir); rm != nil && err == nil {
+			err = fmt.Errorf("cannot remove trial: %w", rm)
+		}
+	}()
 	program, err := exitProgram(trialCode)
 	if err != nil {
 		return err
@@ -95,7 +96,7 @@ func (o *ociRuntime) trial(ctx context.Context, dir string) error {
 	if err := WriteBundle(dir, trialSpec(id)); err != nil {
 		return err
 	}
-	a := o.args("run", "--bundle", dir, id)
+	a := slices.DeleteFunc(l.Run(Bundle{ID: id, Dir: dir, PidFile: filepath.Join(dir, "pid")}), func(w string) bool { return w == "--detach" })
 	cmd := exec.CommandContext(ctx, a[0], a[1:]...)
 	var said strings.Builder
 	cmd.Stderr = &said
@@ -105,7 +106,7 @@ func (o *ociRuntime) trial(ctx context.Context, dir string) error {
 		return nil
 	}
 	text := complaint([]byte(said.String()))
-	cleanup := o.Delete(context.WithoutCancel(ctx), id, true)
+	cleanup := l.Delete(context.WithoutCancel(ctx), id, true)
 	switch {
 	case text != "":
 		return fmt.Errorf("trial start failed: %s", text)

@@ -170,7 +170,11 @@ func (o *ociRuntime) State(ctx context.Context, id string) (ContainerState, erro
 func (o *ociRuntime) List(ctx context.Context) ([]string, error) {
 	// The folder of the OCI runtime has one folder per container: also those
 	// whose making was interrupted, of which its list command knows nothing.
-	entries, err := os.ReadDir(o.state)
+	return foldersIn(ctx, o.state)
+}
+
+func foldersIn(ctx context.Context, dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

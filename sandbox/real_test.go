@@ -11,7 +11,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	ispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -27,23 +29,69 @@ const testCgroup = "/peapod-sandbox-test"
 
 // pod is a sandbox on this machine for a test.
 type pod struct {
-	t        *testing.T
+	t        testing.TB
 	dir      string
 	host     sandbox.Host
 	ns       sandbox.Namespaces
 	launcher sandbox.Launcher
 }
 
-func newPod(t *testing.T) *pod {
+// program is peapod-launcher, built once for all tests.
+var program = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(os.TempDir(), fmt.Sprintf("peapod-launcher-test-%d", os.Getpid()))
+	build := exec.Command("go", "build", "-o", path, "./peapod-launcher")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if path, err := program(); err == nil {
+		os.Remove(path)
+	}
+	os.Exit(code)
+}
+
+// launcher makes one of the launchers, by its name.
+func launcher(t testing.TB, name, dir string) sandbox.Launcher {
+	t.Helper()
+	trial, state := filepath.Join(dir, "trial-"+name), filepath.Join(dir, "state-"+name)
+	if name != sandbox.NativeName {
+		l, err := sandbox.Find(t.Context(), []string{name}, trial, state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := sandbox.Native(t.Context(), path, "test", trial, state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// onEach runs a test with each launcher: what they do must be the same.
+func onEach(t *testing.T, test func(t *testing.T, p *pod)) {
+	for _, name := range []string{"runc", sandbox.NativeName} {
+		t.Run(name, func(t *testing.T) { test(t, newPod(t, name)) })
+	}
+}
+
+func newPod(t testing.TB, name string) *pod {
 	t.Helper()
 	p := &pod{t: t, dir: t.TempDir()}
 	var err error
 	if p.host, err = sandbox.ReadHost(); err != nil {
 		t.Fatal(err)
 	}
-	if p.launcher, err = sandbox.Find(t.Context(), []string{"runc"}, p.dir+"/trial", p.dir+"/state"); err != nil {
-		t.Fatal(err)
-	}
+	p.launcher = launcher(t, name, p.dir)
 	ns := filepath.Join(p.dir, "ns")
 	t.Cleanup(func() {
 		if err := errors.Join(sandbox.Unpin(ns), linux.Detach(p.dir+"/shm")); err != nil {
@@ -121,7 +169,9 @@ func (p *pod) run(in sandbox.Input) (string, error) {
 			foreground = append(foreground, a)
 		}
 	}
-	out, err := exec.Command(foreground[0], foreground[1:]...).CombinedOutput()
+	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, foreground[0], foreground[1:]...).CombinedOutput()
 	return string(out), err
 }
 
@@ -159,8 +209,9 @@ func (p *pod) check(in sandbox.Input, want ...string) {
 	}
 }
 
-func TestRealContainer(t *testing.T) {
-	p := newPod(t)
+func TestRealContainer(t *testing.T) { onEach(t, realContainer) }
+
+func realContainer(t *testing.T, p *pod) {
 	in := p.input("plain", `echo "pid $$"; hostname; id -u; id -g; id -G; readlink /proc/self/ns/net
 		env; grep -E 'CapEff|CapBnd|CapInh|NoNewPrivs|^Seccomp:' /proc/self/status; cat /proc/self/oom_score_adj
 		touch /dev/shm/a && echo shm; touch /rw && echo root-writable; touch /sys/a || echo sys-read-only
@@ -180,8 +231,9 @@ func TestRealContainer(t *testing.T) {
 	}
 }
 
-func TestRealSecurity(t *testing.T) {
-	p := newPod(t)
+func TestRealSecurity(t *testing.T) { onEach(t, realSecurity) }
+
+func realSecurity(t *testing.T, p *pod) {
 	in := p.input("restricted", `id -u; id -g; id -G; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status; touch /x || echo read-only; unshare -U true || echo no-user-namespace; cat /rro/f; touch /rro/f || echo volume-read-only`)
 	var err error
 	sec(&in).RunAsUser, sec(&in).SupplementalGroups = value(1000), []int64{2000}
@@ -214,8 +266,9 @@ func TestRealSecurity(t *testing.T) {
 	p.check(in, "Seccomp:\t0", "proc-writable", "/dev/null", "1")
 }
 
-func TestRealLimits(t *testing.T) {
-	p := newPod(t)
+func TestRealLimits(t *testing.T) { onEach(t, realLimits) }
+
+func realLimits(t *testing.T, p *pod) {
 	in := p.input("limits", `for f in /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu/cpu.shares /sys/fs/cgroup/cpu/cpu.cfs_quota_us; do [ -e $f ] && cat $f; done; cat /proc/self/oom_score_adj; exit 0`)
 	in.Container.Linux.Resources = &limits{MemoryLimitInBytes: 64 << 20, CpuShares: 512, CpuQuota: 50000, CpuPeriod: 100000, OomScoreAdj: 900,
 		HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB"}}, Unified: map[string]string{"memory.high": "max"}}
@@ -235,8 +288,9 @@ func TestRealLimits(t *testing.T) {
 }
 
 // TestRealLauncher walks through the calls that are not a command line.
-func TestRealLauncher(t *testing.T) {
-	p := newPod(t)
+func TestRealLauncher(t *testing.T) { onEach(t, realLauncher) }
+
+func realLauncher(t *testing.T, p *pod) {
 	in := p.input("steps", "sleep 1000")
 	in.Container.Linux.Resources.MemoryLimitInBytes = 64 << 20
 	spec, err := sandbox.Spec(in)

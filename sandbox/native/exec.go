@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package native
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/linux"
+)
+
+// Exec starts the process that processFile describes in a running container
+// and returns its number. The calling thread is lost for anything else.
+func Exec(o Options, processFile string) (int, error) {
+	record, err := Load(o.State, o.ID)
+	if err != nil {
+		return 0, err
+	}
+	e := &entry{Options: o, record: record, console: -1, unified: -1, fallback: -1}
+	if e.spec, err = readSpec(record.Bundle); err != nil {
+		return 0, err
+	}
+	b, err := os.ReadFile(processFile)
+	if err == nil {
+		err = json.Unmarshal(b, &e.process)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("cannot read process: %w", err)
+	}
+	if err := errors.Join(Supports(e.spec), SupportsProcess(&e.process)); err != nil {
+		return 0, err
+	}
+	if err := e.make(); err != nil {
+		if e.birthplace != nil {
+			e.kill()
+		}
+		return 0, fmt.Errorf("exec failed: unable to start container process: %w", err)
+	}
+	return e.pid, nil
+}
+
+// entry is a process that is to join a container.
+type entry struct {
+	Options
+	record  Record
+	spec    *specs.Spec
+	process specs.Process
+	*birthplace
+	tree    root
+	console int
+	// unified is the container's cgroup of v2, fallback that of its first
+	// process, which may have moved on to one below.
+	unified, fallback int
+}
+
+func (e *entry) make() error {
+	if err := isolate(); err != nil {
+		return err
+	}
+	init, err := e.openInit()
+	if err != nil {
+		return err
+	}
+	if e.birthplace, err = newBirthplace(); err != nil {
+		return err
+	}
+	if e.process.Terminal {
+		if e.console, err = dialConsole(e.ConsoleSocket); err != nil {
+			return err
+		}
+	}
+	if err := adjustOOM(e.process.OOMScoreAdj); err != nil {
+		return err
+	}
+	cgroup, err := openCgroup(e.record.Cgroup, nil)
+	if err != nil {
+		return err
+	}
+	if e.unified, err = cgroup.enter(); err != nil {
+		return fmt.Errorf("cannot enter cgroup: %w", err)
+	}
+	// All namespaces of one process, whatever its number means by now.
+	const all = unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWCGROUP
+	if err := unix.Setns(init, all); err != nil {
+		return fmt.Errorf("cannot enter namespaces: %w", err)
+	}
+	path, err := e.settle()
+	if err != nil {
+		return err
+	}
+	if err := e.narrow(); err != nil {
+		return err
+	}
+	if err := e.program.become(e.ID, &e.process, e.spec.Linux.Seccomp, e.handles); err != nil {
+		return err
+	}
+	return e.born(path)
+}
+
+// openInit opens the first process, the one that was started and no other of
+// its number.
+func (e *entry) openInit() (int, error) {
+	fd, err := unix.PidfdOpen(e.record.Pid, 0)
+	if err != nil {
+		return -1, fmt.Errorf("cannot exec in a stopped container: %w", err)
+	}
+	ticks, err := linux.StartTicks(e.record.Pid)
+	_, dead, zombie := linux.ZombieStatus(e.record.Pid)
+	if err = errors.Join(err, zombie); err == nil && (dead || ticks != e.record.StartTicks) {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return -1, fmt.Errorf("cannot exec in a stopped container: %w", err)
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", e.record.Pid))
+	if err != nil {
+		return -1, fmt.Errorf("cannot exec in a stopped container: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		path, unified := strings.CutPrefix(strings.TrimSpace(line), "0::")
+		if !unified || !strings.HasPrefix(path, e.record.Cgroup+"/") {
+			continue
+		}
+		e.fallback, err = unix.Open(filepath.Join("/sys/fs/cgroup", path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return -1, err
+		}
+	}
+	return fd, nil
+}
+
+// settle opens what the process is given in the container, whose files may be
+// anything.
+func (e *entry) settle() (string, error) {
+	var err error
+	if e.tree.fd, err = unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return "", err
+	}
+	if err := unix.Dup3(e.tree.fd, e.handles.root, unix.O_CLOEXEC); err != nil {
+		return "", err
+	}
+	stdio := []int{0, 1, 2}
+	if e.process.Terminal {
+		tty, err := e.tree.terminal(e.console, &e.process)
+		if err != nil {
+			return "", err
+		}
+		if err := becomes(tty, e.handles.tty); err != nil {
+			return "", err
+		}
+		stdio = []int{e.handles.tty}
+	}
+	if err := giveStdio(stdio, e.process.User.UID); err != nil {
+		return "", err
+	}
+	cwd, err := e.tree.open(e.process.Cwd, unix.O_DIRECTORY)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", inCwd(&e.process), err)
+	}
+	if err := becomes(cwd, e.handles.cwd); err != nil {
+		return "", err
+	}
+	return e.tree.lookPath(&e.process, e.handles.cwd)
+}
+
+// narrow gives up, for this thread and so for the process, what neither it nor
+// the way to it needs: who is in the container already sees it as soon as it
+// is born, and may have the right to trace it.
+func (e *entry) narrow() error {
+	have, _, err := ourCapabilities()
+	if err != nil {
+		return err
+	}
+	keep := setsOf(e.process.Capabilities).permitted |
+		capabilityMask([]string{"CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_DAC_OVERRIDE"})
+	if len(e.process.Rlimits) > 0 {
+		keep |= capabilityMask([]string{"CAP_SYS_RESOURCE"})
+	}
+	if e.spec.Linux.Seccomp != nil && !e.process.NoNewPrivileges {
+		keep |= capabilityMask([]string{"CAP_SYS_ADMIN"}) // without it no filter
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	data := capData(have&keep, have&keep, 0)
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return fmt.Errorf("cannot drop capabilities: %w", err)
+	}
+	return nil
+}
+
+func (e *entry) born(path string) error {
+	err := e.start(0, e.unified)
+	if errors.Is(err, unix.EBUSY) && e.fallback >= 0 {
+		// The container has cgroups of its own, and processes only in these.
+		err = e.start(0, e.fallback)
+	}
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- writePid(e.PidFile, e.pid) }() // where the machine is still in sight
+	if err := <-done; err != nil {
+		return err
+	}
+	if err := e.goOn(path); err != nil {
+		return err
+	}
+	return e.await(path)
+}
