@@ -16,6 +16,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
@@ -256,8 +257,11 @@ func otherKinds() map[string]kind {
 			defaults: defaults.CronJob, prepare: defaults.PrepareCronJob, check: validation.CronJob, change: validation.CronJobUpdate, warn: validation.CronJobWarnings, columns: table.CronJob(),
 			parts: map[string]part[batchv1.CronJob]{"status": {check: validation.CronJobStatusUpdate}},
 		}),
-		"Lease":              of(rules[coordinationv1.Lease]{prepare: defaults.PrepareLease, check: validation.Lease, change: validation.LeaseUpdate, columns: table.Lease()}),
-		"EndpointSlice":      of(rules[discoveryv1.EndpointSlice]{defaults: defaults.EndpointSlice, prepare: defaults.PrepareEndpointSlice, check: validation.EndpointSlice, change: validation.EndpointSliceUpdate, warn: validation.EndpointSliceWarnings, columns: table.EndpointSlice()}),
+		"Lease":         of(rules[coordinationv1.Lease]{prepare: defaults.PrepareLease, check: validation.Lease, change: validation.LeaseUpdate, columns: table.Lease()}),
+		"EndpointSlice": of(rules[discoveryv1.EndpointSlice]{defaults: defaults.EndpointSlice, prepare: defaults.PrepareEndpointSlice, check: validation.EndpointSlice, change: validation.EndpointSliceUpdate, warn: validation.EndpointSliceWarnings, columns: table.EndpointSlice()}),
+		"Ingress": of(rules[networkingv1.Ingress]{check: validation.Ingress, change: validation.IngressUpdate, warn: validation.IngressWarnings, columns: table.Ingress(),
+			parts: map[string]part[networkingv1.Ingress]{"status": {check: validation.IngressStatusUpdate, warn: validation.IngressStatusWarnings}}}),
+		"IngressClass":       of(rules[networkingv1.IngressClass]{cluster: true, defaults: defaults.IngressClass, check: validation.IngressClass, change: validation.IngressClassUpdate, columns: table.IngressClass()}),
 		"PriorityClass":      of(rules[schedulingv1.PriorityClass]{cluster: true, defaults: defaults.PriorityClass, check: validation.PriorityClass, change: validation.PriorityClassUpdate, columns: table.PriorityClass()}),
 		"RuntimeClass":       of(rules[nodev1.RuntimeClass]{cluster: true, defaults: defaults.RuntimeClass, check: validation.RuntimeClass, change: validation.RuntimeClassUpdate, warn: validation.RuntimeClassWarnings, columns: table.RuntimeClass()}),
 		"Role":               of(rules[rbacv1.Role]{check: validation.Role, change: validation.RoleUpdate, columns: table.Role()}),

@@ -11,6 +11,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -112,6 +113,13 @@ func (s *Server) clusterRows() []*row {
 				defaults.PrepareEndpointSlice(e, old)
 			},
 		}),
+		resource[networkingv1.Ingress, networkingv1.IngressList](networkingv1.SchemeGroupVersion, "Ingress", "ingresses", "ingress", hooks[networkingv1.Ingress]{
+			Validate: validation.Ingress, ValidateUpdate: validation.IngressUpdate, ValidateStatus: validation.IngressStatusUpdate,
+			Warn: warn(validation.IngressWarnings), WarnStatus: validation.IngressStatusWarnings, Columns: table.Ingress(),
+		}, shortNames("ing")),
+		resource[networkingv1.IngressClass, networkingv1.IngressClassList](networkingv1.SchemeGroupVersion, "IngressClass", "ingressclasses", "ingressclass", hooks[networkingv1.IngressClass]{
+			Defaults: defaults.IngressClass, Validate: validation.IngressClass, ValidateUpdate: validation.IngressClassUpdate, Columns: table.IngressClass(),
+		}, clusterScoped),
 		resource[coordinationv1.Lease, coordinationv1.LeaseList](coordinationv1.SchemeGroupVersion, "Lease", "leases", "lease", hooks[coordinationv1.Lease]{
 			Validate: validation.Lease, ValidateUpdate: validation.LeaseUpdate, Columns: table.Lease(),
 			Prepare: func(_ context.Context, l, old *coordinationv1.Lease) { defaults.PrepareLease(l, old) },

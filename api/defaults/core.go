@@ -8,6 +8,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
@@ -153,6 +154,13 @@ func PriorityClass(p *schedulingv1.PriorityClass) {
 func RuntimeClass(r *nodev1.RuntimeClass) {
 	if r.Overhead != nil {
 		limits(r.Overhead.PodFixed)
+	}
+}
+
+// IngressClass says that its parameters are the cluster's.
+func IngressClass(c *networkingv1.IngressClass) {
+	if p := c.Spec.Parameters; p != nil {
+		set(&p.Scope, networkingv1.IngressClassParametersReferenceScopeCluster)
 	}
 }
 

@@ -3,8 +3,8 @@
 // Package admission owns what the API server adds to Pods, or refuses, before
 // they are stored, as the admission plugins of kube-apiserver 1.37 do: the
 // service account and its token volume, pod security, priority, runtime class,
-// default tolerations, topology labels and the room for a resize. It reads
-// other objects through small functions only.
+// default tolerations, topology labels and the room for a resize; and the class of
+// an Ingress. It reads other objects through small functions only.
 package admission
 
 import (
@@ -14,6 +14,7 @@ import (
 	nodev1 "k8s.io/api/node/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apiserver/pkg/admission"
+	networkinglisters "k8s.io/client-go/listers/networking/v1"
 	schedulinglisters "k8s.io/client-go/listers/scheduling/v1"
 )
 
@@ -26,6 +27,7 @@ type Objects struct {
 	Node           func(ctx context.Context, name string) (*corev1.Node, error)
 	// PriorityClasses are all of them, to find the default.
 	PriorityClasses schedulinglisters.PriorityClassLister
+	IngressClasses  networkinglisters.IngressClassLister
 }
 
 // Plugins is the chain, in upstream's order. security judges Pods by the
@@ -38,6 +40,7 @@ func Plugins(o Objects, security admission.Interface) []admission.Interface {
 		priority{on(admission.Create, admission.Update), o},
 		defaultTolerations{on(admission.Create, admission.Update)},
 		runtimeClass{on(admission.Create), o},
+		ingressClass{on(admission.Create), o},
 		topologyLabels{on(admission.Create, admission.Update), o},
 		resize{on(admission.Update), o},
 	}

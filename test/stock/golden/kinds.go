@@ -11,6 +11,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
 	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
+	_ "k8s.io/kubernetes/pkg/apis/networking/install"
 	_ "k8s.io/kubernetes/pkg/apis/node/install"
 	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
 	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
@@ -39,6 +40,8 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/service"
 	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
 	"k8s.io/kubernetes/pkg/registry/discovery/endpointslice"
+	"k8s.io/kubernetes/pkg/registry/networking/ingress"
+	"k8s.io/kubernetes/pkg/registry/networking/ingressclass"
 	"k8s.io/kubernetes/pkg/registry/node/runtimeclass"
 	"k8s.io/kubernetes/pkg/registry/rbac/clusterrole"
 	"k8s.io/kubernetes/pkg/registry/rbac/clusterrolebinding"
@@ -94,6 +97,8 @@ func upstream() (map[string]kind, error) {
 	add("coordination.k8s.io", "v1", "Lease", "leases", lease.Strategy, nil)
 	add("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", endpointslice.Strategy, nil)
 	add("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", priorityclass.Strategy, nil)
+	add("networking.k8s.io", "v1", "Ingress", "ingresses", ingress.Strategy, parts{"status": ingress.StatusStrategy})
+	add("networking.k8s.io", "v1", "IngressClass", "ingressclasses", ingressclass.Strategy, nil)
 	add("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", runtimeclass.Strategy, nil)
 	add(rbac, "v1", "Role", "roles", role.Strategy, nil)
 	add(rbac, "v1", "ClusterRole", "clusterroles", clusterrole.Strategy, nil)
