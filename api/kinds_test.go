@@ -245,6 +245,10 @@ func otherKinds() map[string]kind {
 			parts: map[string]part[corev1.ReplicationController]{"status": {check: validation.ReplicationControllerStatusUpdate}},
 		}),
 		"PodTemplate": of(rules[corev1.PodTemplate]{defaults: defaults.PodTemplate, check: validation.PodTemplate, change: validation.PodTemplateUpdate, prepare: func(p, _ *corev1.PodTemplate) { defaults.PreparePodTemplate(&p.Template) }, warn: validation.PodTemplateWarnings, columns: table.PodTemplate()}),
+		"Deployment": of(rules[appsv1.Deployment]{
+			defaults: defaults.Deployment, check: validation.Deployment, change: validation.DeploymentUpdate, prepare: defaults.PrepareDeployment, warn: validation.DeploymentWarnings, columns: table.Deployment(),
+			parts: map[string]part[appsv1.Deployment]{"status": {prepare: defaults.PrepareDeploymentStatus, check: validation.DeploymentStatusUpdate}},
+		}),
 		"ReplicaSet": of(rules[appsv1.ReplicaSet]{
 			defaults: defaults.ReplicaSet, check: validation.ReplicaSet, change: validation.ReplicaSetUpdate, prepare: func(r, _ *appsv1.ReplicaSet) { defaults.PreparePodTemplate(&r.Spec.Template) }, warn: validation.ReplicaSetWarnings, columns: table.ReplicaSet(),
 			parts: map[string]part[appsv1.ReplicaSet]{"status": {check: validation.ReplicaSetStatusUpdate}},

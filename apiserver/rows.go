@@ -6,7 +6,6 @@ import (
 	"context"
 	"slices"
 
-	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -89,17 +88,8 @@ func (s *Server) resources() []*row {
 				t.Generation = templateGeneration(t, old)
 			},
 		}, echoDeleted),
-		resource[appsv1.ReplicaSet, appsv1.ReplicaSetList](appsv1.SchemeGroupVersion, "ReplicaSet", "replicasets", "replicaset", hooks[appsv1.ReplicaSet]{
-			Defaults: defaults.ReplicaSet, Validate: validation.ReplicaSet, ValidateUpdate: validation.ReplicaSetUpdate,
-			ValidateStatus: validation.ReplicaSetStatusUpdate, Warn: warn(validation.ReplicaSetWarnings), Columns: table.ReplicaSet(),
-			Prepare: func(_ context.Context, r, _ *appsv1.ReplicaSet) { defaults.PreparePodTemplate(&r.Spec.Template) },
-			ScaleGet: func(r *appsv1.ReplicaSet) (*int32, int32, *metav1.LabelSelector) {
-				return r.Spec.Replicas, r.Status.Replicas, r.Spec.Selector
-			},
-			ScaleSet: func(r *appsv1.ReplicaSet, n int32) { r.Spec.Replicas = &n },
-		}, shortNames("rs"), inAll, collected(rest.DeleteDependents)),
 	}
-	return slices.Concat(rows, batchRows(), storageRows(), s.clusterRows(), s.admissionRows())
+	return slices.Concat(rows, s.appsRows(), batchRows(), storageRows(), s.clusterRows(), s.admissionRows())
 }
 
 // clusterRows are the kinds that describe the cluster rather than workloads.

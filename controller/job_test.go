@@ -285,7 +285,7 @@ func TestJobCountsOnce(t *testing.T) {
 	p.Finalizers = nil
 	put(t, p)
 	end(t, p, 0)
-	c := &jobs{replicas: &replicas{client: world, live: world, events: record.NewFakeRecorder(100), seen: func() string { return p.ResourceVersion }}}
+	c := &jobs{replicas: &replicas{owning: owning{client: world, live: world, events: record.NewFakeRecorder(100)}, seen: func() string { return p.ResourceVersion }}}
 	st := batchv1.JobStatus{UncountedTerminatedPods: &batchv1.UncountedTerminatedPods{Succeeded: []types.UID{p.UID}}}
 	j.Spec.ManagedBy, j.Status = nil, st
 	for range 2 {

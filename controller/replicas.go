@@ -5,7 +5,6 @@ package controller
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -20,7 +19,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
@@ -43,11 +41,7 @@ const (
 // replicas is what ReplicaSet and ReplicationController have in common: a
 // number of Pods that match a selector.
 type replicas struct {
-	client client.Client
-	// live reads past the cache, before something is taken over.
-	live   client.Reader
-	events record.EventRecorder
-	gvk    schema.GroupVersionKind
+	owning
 	// seen is the resource version up to which the cache knows of Pods.
 	seen     func() string
 	expected expectations
@@ -59,8 +53,8 @@ func newReplicas(m manager.Manager, component string, gvk schema.GroupVersionKin
 		return nil, err
 	}
 	return &replicas{
-		client: m.GetClient(), live: m.GetAPIReader(), events: m.GetEventRecorderFor(component), gvk: gvk,
-		seen: func() string { return pods.GetStore().LastStoreSyncResourceVersion() },
+		owning: newOwning(m, component, gvk),
+		seen:   func() string { return pods.GetStore().LastStoreSyncResourceVersion() },
 	}, nil
 }
 
@@ -100,7 +94,7 @@ func (r *replicas) sync(ctx context.Context, owner client.Object, selector label
 			c.terminating++
 		}
 	}
-	mine, err := r.claim(ctx, owner, selector, active)
+	mine, err := claim(ctx, r.owning, owner, func(p *corev1.Pod) bool { return selector.Matches(labels.Set(p.Labels)) }, active)
 	if err != nil {
 		return c, 0, err
 	}
@@ -125,65 +119,6 @@ func (r *replicas) list(ctx context.Context, owner client.Object) (all []corev1.
 		all = append(all, some.Items...)
 	}
 	return all, nil
-}
-
-// claim takes over matching Pods without a controller and lets go of own ones
-// that match no more. A Pod that may or may not be owned is an error, so that
-// none is made in its place.
-func (r *replicas) claim(ctx context.Context, owner client.Object, selector labels.Selector, active []*corev1.Pod) (mine []*corev1.Pod, err error) {
-	mayAdopt := sync.OnceValue(func() error { return r.mayAdopt(ctx, owner) })
-	ending := owner.GetDeletionTimestamp() != nil
-	for _, p := range active {
-		ref, matches := metav1.GetControllerOfNoCopy(p), selector.Matches(labels.Set(p.Labels))
-		switch {
-		case ref != nil && ref.UID != owner.GetUID():
-		case ref != nil && matches:
-			mine = append(mine, p)
-		case ref != nil && !ending:
-			err = errors.Join(err, ignoreGone(r.patchOwners(ctx, p, fmt.Sprintf(`{"$patch":"delete","uid":%q}`, owner.GetUID()))))
-		case ref == nil && matches && !ending:
-			adoptErr := mayAdopt()
-			if adoptErr == nil {
-				adopt := fmt.Sprintf(`{"apiVersion":%q,"kind":%q,"name":%q,"uid":%q,"controller":true,"blockOwnerDeletion":true}`, r.gvk.GroupVersion(), r.gvk.Kind, owner.GetName(), owner.GetUID())
-				adoptErr = r.patchOwners(ctx, p, adopt)
-			}
-			switch {
-			case adoptErr == nil:
-				mine = append(mine, p)
-			case !apierrors.IsNotFound(adoptErr):
-				err = errors.Join(err, fmt.Errorf("cannot adopt Pod %s/%s (%s): %w", p.Namespace, p.Name, p.UID, adoptErr))
-			}
-		}
-	}
-	return mine, err
-}
-
-// mayAdopt asks past the cache whether the owner is still there under its UID
-// and not ending.
-func (r *replicas) mayAdopt(ctx context.Context, owner client.Object) error {
-	fresh := owner.DeepCopyObject().(client.Object)
-	if err := r.live.Get(ctx, client.ObjectKeyFromObject(owner), fresh); err != nil {
-		return err
-	}
-	if fresh.GetUID() != owner.GetUID() {
-		return fmt.Errorf("the original %s %s/%s is gone: its UID is %s, not %s", r.gvk.Kind, owner.GetNamespace(), owner.GetName(), fresh.GetUID(), owner.GetUID())
-	}
-	if fresh.GetDeletionTimestamp() != nil {
-		return fmt.Errorf("%s/%s has just been deleted at %v", fresh.GetNamespace(), fresh.GetName(), fresh.GetDeletionTimestamp())
-	}
-	return nil
-}
-
-func ignoreGone(err error) error {
-	if apierrors.IsNotFound(err) || apierrors.IsInvalid(err) || apierrors.IsConflict(err) {
-		return nil
-	}
-	return err
-}
-
-func (r *replicas) patchOwners(ctx context.Context, p *corev1.Pod, ref string) error {
-	patch := fmt.Sprintf(`{"metadata":{"ownerReferences":[%s],"uid":%q}}`, ref, p.UID)
-	return r.client.Patch(ctx, p.DeepCopy(), client.RawPatch(types.StrategicMergePatchType, []byte(patch)))
 }
 
 // manage makes or removes the difference.

@@ -54,8 +54,8 @@ func setUp(t *testing.T, funcs interceptor.Funcs, objects ...client.Object) *sta
 	s.client = fake.NewClientBuilder().WithScheme(clientscheme.Scheme).WithObjects(append(objects, rs)...).WithStatusSubresource(rs).
 		WithInterceptorFuncs(funcs).WithIndex(&corev1.Pod{}, byController, controllerOf).Build()
 	s.set = replicaSet{&replicas{
-		client: s.client, live: s.client, events: s.events, gvk: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"),
-		seen: func() string { return s.seen },
+		owning: owning{client: s.client, live: s.client, events: s.events, gvk: appsv1.SchemeGroupVersion.WithKind("ReplicaSet")},
+		seen:   func() string { return s.seen },
 	}}
 	return s
 }

@@ -26,19 +26,10 @@ func ReplicaSetUpdate(r, old *appsv1.ReplicaSet) field.ErrorList {
 
 func replicaSetSpec(r *appsv1.ReplicaSet, old *corev1.PodTemplateSpec) (errs field.ErrorList) {
 	spec := field.NewPath("spec")
-	if r.Spec.Replicas != nil {
-		errs = append(errs, nonNegative(int64(*r.Spec.Replicas), spec.Child("replicas"))...)
-	}
+	errs = append(errs, nonNegativeIfSet(r.Spec.Replicas, spec.Child("replicas"))...)
 	errs = append(errs, nonNegative(int64(r.Spec.MinReadySeconds), spec.Child("minReadySeconds"))...)
 	at := spec.Child("selector")
-	if r.Spec.Selector == nil {
-		errs = append(errs, field.Required(at, ""))
-	} else {
-		errs = append(errs, labelSelector(r.Spec.Selector, false, at)...)
-		if len(r.Spec.Selector.MatchLabels)+len(r.Spec.Selector.MatchExpressions) == 0 {
-			errs = append(errs, field.Invalid(at, r.Spec.Selector, "empty selector is invalid for deployment"))
-		}
-	}
+	errs = append(errs, fullSelector("deployment", r.Spec.Selector, at)...)
 	selector, err := metav1.LabelSelectorAsSelector(r.Spec.Selector)
 	if err != nil {
 		return append(errs, field.Invalid(at, r.Spec.Selector, "invalid label selector"))
