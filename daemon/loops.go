@@ -118,9 +118,13 @@ func (d *node) newServices(ctx context.Context, shared ctrlcache.Cache) (*servic
 	if err != nil {
 		return nil, fmt.Errorf("cannot serve addresses of Services: %w", err)
 	}
+	nodes, err := shared.GetInformer(ctx, &corev1.Node{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot serve addresses of Services: %w", err)
+	}
 	c := service.Config{
 		Instance: d.instance, NodeName: d.NodeName, NodeIP: d.ip, Services: d.services,
-		ServiceInformer: services, SliceInformer: slices, Log: d.Log,
+		ServiceInformer: services, SliceInformer: slices, NodeInformer: nodes, Log: d.Log,
 	}
 	if d.network != nil {
 		c.Pods, c.Gateway = d.pods, d.network.Gateway()

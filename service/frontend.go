@@ -72,12 +72,13 @@ type endpoint struct {
 	at              netip.AddrPort
 	ready, draining bool // draining is serving and terminating
 	local           bool
+	hints           hints
 }
 
 // site is what the choice of endpoints has to know of this node.
 type site struct {
-	node string
-	ip6  bool
+	node, zone string
+	ip6        bool
 }
 
 // frontends are all addresses of a Service in one address family. It follows
@@ -172,7 +173,7 @@ func (w site) frontend(s *corev1.Service, port corev1.ServicePort, eps []endpoin
 			f.sticky = ptr.Deref(c.ClientIP.TimeoutSeconds, f.sticky)
 		}
 	}
-	all := usable(eps)
+	all := usable(w.preferred(eps))
 	if !local {
 		f.backends = all
 		return f
@@ -225,7 +226,7 @@ func (w site) endpoints(all []*discoveryv1.EndpointSlice, port corev1.ServicePor
 			ready := ptr.Deref(e.Conditions.Ready, true)
 			draining := ptr.Deref(e.Conditions.Serving, ready) && ptr.Deref(e.Conditions.Terminating, false)
 			have := found[at] // a Pod that moves from one slice to another is in both for a moment
-			found[at] = endpoint{at, ready || have.ready, draining || have.draining, have.local || e.NodeName != nil && *e.NodeName == w.node}
+			found[at] = endpoint{at, ready || have.ready, draining || have.draining, have.local || e.NodeName != nil && *e.NodeName == w.node, have.hints.and(e.Hints)}
 		}
 	}
 	out := make([]endpoint, 0, len(found))

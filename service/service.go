@@ -48,7 +48,9 @@ type Config struct {
 	Gateway netip.Addr
 	// ServiceInformer and SliceInformer are shared; the caller starts them.
 	ServiceInformer, SliceInformer Informer
-	Log                            *slog.Logger
+	// NodeInformer tells the node's zone; without it the node is in none.
+	NodeInformer Informer
+	Log          *slog.Logger
 }
 
 // Informer is what is needed of a shared informer.
@@ -66,11 +68,11 @@ const (
 
 // Proxy keeps the rules of one node.
 type Proxy struct {
-	cfg  Config
-	site site
-	nft  knftables.Interface
+	cfg Config
+	nft knftables.Interface
 
 	mu       sync.Mutex // guards the fields below
+	site     site
 	services map[string]*corev1.Service
 	slices   map[string]map[string]*discoveryv1.EndpointSlice // by Service, then by name
 	dirty    map[string]bool                                  // Services to look at
@@ -136,7 +138,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 }
 
-// follow hears of Services and slices. synced end when all of now are known;
+// follow hears of Services, slices and this node's zone. synced end when all of now are known;
 // stop ends the hearing.
 func (p *Proxy) follow() (synced []cache.DoneChecker, stop func(), err error) {
 	known, stopServices, err := follow(p.cfg.ServiceInformer, p.takeService)
@@ -147,7 +149,14 @@ func (p *Proxy) follow() (synced []cache.DoneChecker, stop func(), err error) {
 	if err != nil {
 		return nil, stopServices, err
 	}
-	return []cache.DoneChecker{known, knownSlices}, func() { stopSlices(); stopServices() }, nil
+	if p.cfg.NodeInformer == nil {
+		return []cache.DoneChecker{known, knownSlices}, func() { stopSlices(); stopServices() }, nil
+	}
+	knownNodes, stopNodes, err := follow(p.cfg.NodeInformer, p.takeNode)
+	if err != nil {
+		return nil, func() { stopSlices(); stopServices() }, err
+	}
+	return []cache.DoneChecker{known, knownSlices, knownNodes}, func() { stopNodes(); stopSlices(); stopServices() }, nil
 }
 
 // follow hears of objects of one type: old is nil for a new one, and new for
