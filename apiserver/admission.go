@@ -53,6 +53,7 @@ func (s *Server) admission(c *genericapiserver.Config, client kubernetes.Interfa
 		Node:            boundObjects{s, true}.Node,
 		PriorityClasses: s.informers.Scheduling().V1().PriorityClasses().Lister(),
 		IngressClasses:  s.informers.Networking().V1().IngressClasses().Lister(),
+		StorageClasses:  s.informers.Storage().V1().StorageClasses().Lister(),
 	}, security)
 	configured, err := s.configuredAdmission(c, client)
 	if err != nil {

@@ -22,6 +22,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/peapod/peapod/volume"
 )
 
 // Config is what the controllers need beside the manager.
@@ -30,6 +32,9 @@ type Config struct {
 	RootCA []byte
 	// Client is for what the cache is not made for, such as subresources.
 	Client kubernetes.Interface
+	// NodeName is the node whose folders can be volumes; nil are none.
+	NodeName string
+	Folders  *volume.Folders
 	// DNS is the address of the cluster's name server, which answers there
 	// itself; without one there is none.
 	DNS netip.Addr
@@ -63,6 +68,7 @@ func Add(m manager.Manager, c Config) error {
 		addReplicaSet, addReplicationController, addDeployment, addServiceAccount, addRootCA, addAggregation, addNamespace, addEndpoints, addEndpointSlices, addMirroring, addClusterDNS, addGarbage, addCustomResources, addPodGC, addNodeLifecycle, addTaintEviction,
 		addPolicyStatus,
 		addJob, addJobOrphans, addJobTTL, addCronJob,
+		addVolumeBinder, addVolumeProtection, addEphemeralVolumes,
 	} {
 		if err := add(m, c); err != nil {
 			return fmt.Errorf("cannot add controller: %w", err)

@@ -25,11 +25,15 @@ import (
 
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/auth"
+	"github.com/peapod/peapod/volume"
 )
 
 // world is an API server with all controllers on it, but without a node or a
 // scheduler: a process has room for one.
 var world client.WithWatch
+
+// folders are the world's volumes on the node n1.
+var folders volume.Folders
 
 func TestMain(m *testing.M) {
 	code, err := withWorld(m)
@@ -62,6 +66,7 @@ func withWorld(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	config := s.ClientConfig("system:kube-controller-manager", "system:masters")
+	folders = volume.Folders{Root: dir + "/volumes"}
 	manager, err := control(config)
 	if err == nil {
 		world, err = client.NewWithWatch(config, client.Options{Scheme: clientscheme.Scheme})
@@ -104,7 +109,7 @@ func control(config *rest.Config) (run func(context.Context) error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return m.Start, Add(m, Config{RootCA: []byte("a root"), Client: c, DNS: netip.MustParseAddr("10.96.0.10")})
+	return m.Start, Add(m, Config{RootCA: []byte("a root"), Client: c, DNS: netip.MustParseAddr("10.96.0.10"), NodeName: "n1", Folders: &folders})
 }
 
 // space makes a namespace that goes with the test.

@@ -29,6 +29,7 @@ import (
 	nodeagent "github.com/peapod/peapod/node"
 	"github.com/peapod/peapod/scheduler"
 	"github.com/peapod/peapod/service"
+	"github.com/peapod/peapod/volume"
 )
 
 // masters is the group of this process's own components: they share its fate,
@@ -67,7 +68,7 @@ func (d *node) startControllers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	config := controller.Config{RootCA: d.pki.CAPEM, Client: own}
+	config := controller.Config{RootCA: d.pki.CAPEM, Client: own, NodeName: d.NodeName, Folders: &volume.Folders{Root: d.path("volumes")}}
 	if d.network != nil {
 		config.DNS = dns.Address(d.services)
 	}

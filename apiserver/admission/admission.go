@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package admission owns what the API server adds to Pods, or refuses, before
-// they are stored, as the admission plugins of kube-apiserver 1.37 do: the
-// service account and its token volume, pod security, priority, runtime class,
-// default tolerations, topology labels and the room for a resize; and the class of
-// an Ingress. It reads other objects through small functions only.
+// Package admission owns what the API server adds to Pods, claims and Ingresses,
+// or refuses, before they are stored, as the admission plugins of kube-apiserver
+// 1.37 do: the service account and its token volume, pod security, priority,
+// runtime class, default tolerations, topology labels and the room for a resize;
+// the class of claims and of Ingresses, and what keeps claims while they are
+// used. It reads other objects through small functions only.
 package admission
 
 import (
@@ -16,6 +17,7 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	networkinglisters "k8s.io/client-go/listers/networking/v1"
 	schedulinglisters "k8s.io/client-go/listers/scheduling/v1"
+	storagelisters "k8s.io/client-go/listers/storage/v1"
 )
 
 // Objects are what admission looks at. A get of a missing object returns a
@@ -28,6 +30,7 @@ type Objects struct {
 	// PriorityClasses are all of them, to find the default.
 	PriorityClasses schedulinglisters.PriorityClassLister
 	IngressClasses  networkinglisters.IngressClassLister
+	StorageClasses  storagelisters.StorageClassLister
 }
 
 // Plugins is the chain, in upstream's order. security judges Pods by the
@@ -39,6 +42,9 @@ func Plugins(o Objects, security admission.Interface) []admission.Interface {
 		security,
 		priority{on(admission.Create, admission.Update), o},
 		defaultTolerations{on(admission.Create, admission.Update)},
+		defaultClass{on(admission.Create), o},
+		inUse{on(admission.Create)},
+		claimResize{on(admission.Update), o},
 		runtimeClass{on(admission.Create), o},
 		ingressClass{on(admission.Create), o},
 		topologyLabels{on(admission.Create, admission.Update), o},
