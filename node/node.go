@@ -130,6 +130,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 			}
 		})
 	}
+	a.events.Event(a.nodeReference(), corev1.EventTypeNormal, "Starting", "Starting kubelet.")
 	if err := a.register(ctx); err != nil {
 		return err
 	}

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -130,11 +129,60 @@ func (a *Agent) post(ctx context.Context, st corev1.NodeStatus) error {
 	if err != nil {
 		return err
 	}
+	was := n.Status
 	if n, err = a.patchNode(ctx, n, st); err != nil {
 		return err
 	}
 	a.node.learn(n)
+	a.tellConditions(was.Conditions, st.Conditions)
+	if boot := was.NodeInfo.BootID; boot != "" && boot != st.NodeInfo.BootID {
+		a.events.Eventf(a.nodeReference(), corev1.EventTypeWarning, "Rebooted", "Node %s has been rebooted, boot id: %s", a.cfg.NodeName, st.NodeInfo.BootID)
+	}
 	return nil
+}
+
+// nodeReference is the Node in events, by its name alone, as kubelets have it:
+// they tell of a node that the API may not know yet.
+func (a *Agent) nodeReference() *corev1.ObjectReference {
+	return &corev1.ObjectReference{Kind: "Node", Name: a.cfg.NodeName, UID: types.UID(a.cfg.NodeName)}
+}
+
+// tellSchedulable tells that somebody has closed the node to new Pods, or opened
+// it again.
+func (a *Agent) tellSchedulable(was, now *corev1.Node) {
+	if was == nil || was.Spec.Unschedulable == now.Spec.Unschedulable {
+		return
+	}
+	word := "NodeSchedulable"
+	if now.Spec.Unschedulable {
+		word = "NodeNotSchedulable"
+	}
+	a.tellNode(word)
+}
+
+func (a *Agent) tellNode(word string) {
+	a.events.Eventf(a.nodeReference(), corev1.EventTypeNormal, word, "Node %s status is now: %s", a.cfg.NodeName, word)
+}
+
+// tellConditions tells what has changed, in a kubelet's words.
+func (a *Agent) tellConditions(was, now []corev1.NodeCondition) {
+	words := map[corev1.NodeConditionType][2]string{ // true, false
+		corev1.NodeMemoryPressure: {"NodeHasInsufficientMemory", "NodeHasSufficientMemory"},
+		corev1.NodeDiskPressure:   {"NodeHasDiskPressure", "NodeHasNoDiskPressure"},
+		corev1.NodePIDPressure:    {"NodeHasInsufficientPID", "NodeHasSufficientPID"},
+		corev1.NodeReady:          {"NodeReady", "NodeNotReady"},
+	}
+	for _, c := range now {
+		same := func(o corev1.NodeCondition) bool { return o.Type == c.Type && o.Status == c.Status }
+		if slices.ContainsFunc(was, same) {
+			continue
+		}
+		word := words[c.Type][1]
+		if c.Status == corev1.ConditionTrue {
+			word = words[c.Type][0]
+		}
+		a.tellNode(word)
+	}
 }
 
 // followNode keeps what others write to the Node object: labels and taints. Its
@@ -144,6 +192,7 @@ func (a *Agent) followNode(ctx context.Context) error {
 	lw := cache.NewListWatchFromClient(a.cfg.Client.CoreV1().RESTClient(), "nodes", "", fields.OneTermEqualSelector(metav1.ObjectNameField, a.cfg.NodeName))
 	look := func(o any) {
 		n := o.(*corev1.Node)
+		a.tellSchedulable(a.node.object(), n)
 		a.node.learn(n)
 		a.retryResizes()
 		if a.node.contradicts(n) {
@@ -314,51 +363,4 @@ func (a *Agent) nodeImages(ctx context.Context) ([]corev1.ContainerImage, error)
 		}
 	}
 	return out, nil
-}
-
-// renewLease is the node's heartbeat, its one periodic write. Beside it, the
-// status is told anew when a pull has changed the images, or others have changed
-// the conditions.
-func (a *Agent) renewLease(ctx context.Context) error {
-	leases := a.cfg.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
-	clock := time.NewTimer(0)
-	defer clock.Stop()
-	for {
-		select {
-		case <-clock.C:
-			if err := a.beat(ctx, leases); err != nil && ctx.Err() == nil {
-				a.cfg.Log.Warn("cannot renew the node's lease", "op", "lease", "err", err)
-			}
-			clock.Reset(leaseRenewal)
-		case <-a.node.outdated:
-			if err := a.register(ctx); err != nil && ctx.Err() == nil {
-				a.cfg.Log.Warn("cannot tell the node's status", "op", "status", "err", err)
-			}
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-type leaseClient interface {
-	Get(context.Context, string, metav1.GetOptions) (*coordinationv1.Lease, error)
-	Create(context.Context, *coordinationv1.Lease, metav1.CreateOptions) (*coordinationv1.Lease, error)
-	Update(context.Context, *coordinationv1.Lease, metav1.UpdateOptions) (*coordinationv1.Lease, error)
-}
-
-func (a *Agent) beat(ctx context.Context, leases leaseClient) error {
-	now, seconds := metav1.NewMicroTime(a.cfg.Now()), int32(leaseDuration.Seconds())
-	l, err := leases.Get(ctx, a.cfg.NodeName, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		l = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: a.cfg.NodeName, Namespace: corev1.NamespaceNodeLease}}
-		l.Spec = coordinationv1.LeaseSpec{HolderIdentity: &a.cfg.NodeName, LeaseDurationSeconds: &seconds, RenewTime: &now}
-		_, err = leases.Create(ctx, l, metav1.CreateOptions{})
-		return err
-	}
-	if err != nil {
-		return err
-	}
-	l.Spec.HolderIdentity, l.Spec.LeaseDurationSeconds, l.Spec.RenewTime = &a.cfg.NodeName, &seconds, &now
-	_, err = leases.Update(ctx, l, metav1.UpdateOptions{})
-	return err
 }

@@ -98,6 +98,12 @@ func TestImageConfiguration(t *testing.T) {
 			t.Errorf("container ID %q on a node with %q", s.ContainerID, version)
 		}
 	}
+	if told := must(t, "get", "events", "--field-selector", "involvedObject.kind=Node,involvedObject.name=n1,reason=NodeReady", "-o", "jsonpath={.items[0].message}"); told != "Node n1 status is now: NodeReady" {
+		t.Errorf("of the node it is told %q", told)
+	}
+	if owner := must(t, "get", "lease", "n1", "-n", "kube-node-lease", "-o", "jsonpath={.metadata.ownerReferences[0].uid}"); owner != must(t, "get", "node", "n1", "-o", "jsonpath={.metadata.uid}") {
+		t.Errorf("the node's lease belongs to %q", owner)
+	}
 	if wide := must(t, "get", "node", "n1", "-o", "wide"); !strings.Contains(wide, version) {
 		t.Errorf("get nodes -o wide does not show %s:\n%s", version, wide)
 	}
