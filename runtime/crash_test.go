@@ -5,6 +5,7 @@ package runtime
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -39,6 +40,7 @@ import (
 const crashHost = "RUNTIME_TEST_HOST"
 
 func TestMain(m *testing.M) {
+	flag.Parse()
 	if dir := os.Getenv(crashHost); dir != "" {
 		if err := host(dir); err != nil {
 			fmt.Fprintln(os.Stderr, "host:", err)
@@ -68,7 +70,7 @@ func host(dir string) error {
 		return err
 	}
 	defer images.Close()
-	l, err := sandbox.Find(ctx, []string{"crun", "runc"}, filepath.Join(dir, "trial"), filepath.Join(dir, "oci"))
+	l, err := findLauncher(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -126,11 +128,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w := &world{t: t, dir: dir, netns: filepath.Join(dir, "netns"), running: map[string]int{}}
 	t.Cleanup(w.cleanUp)
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "peapod-keeper"), "../keeper/peapod-keeper")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("cannot build the keeper: %v\n%s", err, out)
-	}
+	buildPrograms(t, dir)
 	images, err := image.Open(filepath.Join(dir, "images"), image.Options{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +173,7 @@ func (w *world) start() {
 		w.t.Fatal(err)
 	}
 	defer log.Close()
-	w.cmd = exec.Command(os.Args[0])
+	w.cmd = exec.Command(os.Args[0], "-launcher="+*launcherName)
 	w.cmd.Env = append(os.Environ(), crashHost+"="+w.dir)
 	w.cmd.Stderr, w.cmd.ExtraFiles = log, []*os.File{theirs}
 	if err := linux.InNamespace("net", w.netns, w.cmd.Start); err != nil {

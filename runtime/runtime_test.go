@@ -5,6 +5,7 @@ package runtime
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -52,11 +53,7 @@ func newBench(t testing.TB) *bench {
 		t.Fatal(err)
 	}
 	b := &bench{dir: dir, keeper: filepath.Join(dir, "peapod-keeper")}
-	build := exec.Command("go", "build", "-o", b.keeper, "../keeper/peapod-keeper")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("cannot build the keeper: %v\n%s", err, out)
-	}
+	buildPrograms(t, dir)
 	b.open(t)
 	t.Cleanup(func() {
 		if err := b.Down(context.Background()); err != nil {
@@ -84,6 +81,26 @@ func newBench(t testing.TB) *bench {
 	return b
 }
 
+// launcherName is who starts the containers of the tests.
+var launcherName = flag.String("launcher", "oci", "oci, or native: peapod-launcher")
+
+// buildPrograms makes those that a runtime needs beside it.
+func buildPrograms(t testing.TB, dir string) {
+	t.Helper()
+	build := exec.Command("go", "build", "-o", dir+"/", "../keeper/peapod-keeper", "../sandbox/peapod-launcher")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("cannot build keeper and launcher: %v\n%s", err, out)
+	}
+}
+
+func findLauncher(ctx context.Context, dir string) (sandbox.Launcher, error) {
+	if *launcherName == sandbox.NativeName {
+		return sandbox.Native(ctx, filepath.Join(dir, "peapod-launcher"), "test", filepath.Join(dir, "trial"), filepath.Join(dir, "native"))
+	}
+	return sandbox.Find(ctx, []string{"crun", "runc"}, filepath.Join(dir, "trial"), filepath.Join(dir, "oci"))
+}
+
 // open starts a runtime on what is in the folder.
 func (b *bench) open(t testing.TB) {
 	t.Helper()
@@ -97,7 +114,7 @@ func (b *bench) open(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := sandbox.Find(ctx, []string{"crun", "runc"}, filepath.Join(b.dir, "trial"), filepath.Join(b.dir, "oci"))
+	l, err := findLauncher(ctx, b.dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,10 +24,6 @@ import (
 // is runc's median by the native one's.
 func BenchmarkLaunchers(b *testing.B) {
 	names := []string{"runc", sandbox.NativeName}
-	// As the keeper: who is not waited for stays in its cgroup.
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		b.Fatal(err)
-	}
 	took := map[string]map[string][]time.Duration{"run": {}, "exec": {}, "stop": {}}
 	pods := map[string]*pod{}
 	for _, name := range names {

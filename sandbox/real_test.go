@@ -48,6 +48,11 @@ var program = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	// As the keeper: what a launcher leaves behind is ours to wait for.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	code := m.Run()
 	if path, err := program(); err == nil {
 		os.Remove(path)
@@ -186,6 +191,13 @@ func (p *pod) detached(args []string) error {
 	defer f.Close()
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = f, f
+	// Who starts a launcher may be careless.
+	leak, err := os.Open("/")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer leak.Close()
+	cmd.ExtraFiles = []*os.File{leak, leak, leak, leak, leak}
 	if err := cmd.Run(); err != nil {
 		out, _ := os.ReadFile(f.Name())
 		return fmt.Errorf("%w: %s", err, out)

@@ -28,6 +28,7 @@ const namespace = "default"
 
 // node is one running `peapod up`.
 type node struct {
+	launcher     string
 	bin, dir     string
 	process      *exec.Cmd
 	client       kubernetes.Interface
@@ -42,7 +43,7 @@ func withNode(ctx context.Context, o options, do func(*node) error) (err error) 
 	if err != nil {
 		return err
 	}
-	n := &node{bin: o.bin, dir: dir}
+	n := &node{bin: o.bin, dir: dir, launcher: o.launcher}
 	defer func() {
 		down := exec.Command(filepath.Join(n.bin, "peapod"), "down", "--data-dir", dir, "--purge", "--grace=1s")
 		out, downErr := down.CombinedOutput()
@@ -69,7 +70,7 @@ func (n *node) up() error {
 	if err != nil {
 		return err
 	}
-	n.process = exec.Command(filepath.Join(n.bin, "peapod"), "up", "--data-dir", n.dir, "--node-name", "bench",
+	n.process = exec.Command(filepath.Join(n.bin, "peapod"), "up", "--data-dir", n.dir, "--node-name", "bench", "--launcher", n.launcher,
 		"--listen", "127.0.0.1:"+api, "--node-listen", ":0", "--pod-cidr", "10.230.0.0/20", "--service-cidr", "10.231.0.0/16")
 	n.process.Stderr = os.Stderr
 	out, err := n.process.StdoutPipe()

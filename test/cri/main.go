@@ -24,7 +24,7 @@ import (
 )
 
 // options are the command line.
-type options struct{ bin, critest, programs, focus, skip string }
+type options struct{ bin, critest, programs, focus, skip, launcher string }
 
 func main() {
 	var o options
@@ -33,6 +33,7 @@ func main() {
 	flag.StringVar(&o.programs, "programs", "", "folder with the programs of its images")
 	flag.StringVar(&o.focus, "focus", "", "run only specs that match this expression")
 	flag.StringVar(&o.skip, "skip", "", "leave out specs that match this expression")
+	flag.StringVar(&o.launcher, "launcher", "oci", "who starts containers, as of peapod up")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -81,7 +82,7 @@ func up(ctx context.Context, o options, data, logFile string) error {
 		return err
 	}
 	defer log.Close()
-	c := exec.CommandContext(ctx, filepath.Join(o.bin, "peapod"), "up", "--data-dir", data, "--node-name", "critest",
+	c := exec.CommandContext(ctx, filepath.Join(o.bin, "peapod"), "up", "--data-dir", data, "--node-name", "critest", "--launcher", o.launcher,
 		"--listen", "127.0.0.1:"+api, "--node-listen", ":0", "--pod-cidr", "10.232.0.0/20", "--service-cidr", "10.233.0.0/16")
 	c.Stderr = log
 	out, err := c.StdoutPipe()

@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -55,6 +56,7 @@ type cluster struct {
 var c *cluster
 
 func TestMain(m *testing.M) {
+	flag.Parse()
 	code, err := run(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -86,13 +88,16 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
+// launcher is who starts the containers of the tests.
+var launcher = flag.String("launcher", "oci", "as of peapod up: oci, native or auto")
+
 func newCluster(dir string, flags ...string) (*cluster, error) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		return nil, err
 	}
 	x := &cluster{home: dir, dir: filepath.Join(dir, "d"), bin: filepath.Join(root, "bin"), kubectl: filepath.Join(root, "bin/stock/kubectl"), flags: flags}
-	for _, f := range []string{"peapod", "peapod-keeper", "stock/kubectl", "stock/crictl"} {
+	for _, f := range []string{"peapod", "peapod-keeper", "peapod-launcher", "stock/kubectl", "stock/crictl"} {
 		if _, err := os.Stat(filepath.Join(x.bin, f)); err != nil {
 			return nil, fmt.Errorf("%w (run the tests with `make test`)", err)
 		}
@@ -158,7 +163,7 @@ func (c *cluster) start() error {
 		return err
 	}
 	c.log = log
-	c.process = exec.Command(filepath.Join(c.bin, "peapod"), append([]string{"up", "--data-dir", c.dir, "-v=1"}, c.flags...)...)
+	c.process = exec.Command(filepath.Join(c.bin, "peapod"), append([]string{"up", "--data-dir", c.dir, "--launcher", *launcher, "-v=1"}, c.flags...)...)
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
