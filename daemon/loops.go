@@ -92,7 +92,7 @@ func (d *node) startControllers(ctx context.Context) error {
 		return fmt.Errorf("cannot start the scheduler: %w", err)
 	}
 	s := scheduler.New(scheduler.Config{Client: binder, Informers: followed, Log: d.Log})
-	if d.addresses, err = d.newServices(ctx, m.GetCache()); err != nil {
+	if d.addresses, err = d.newServices(ctx, m); err != nil {
 		return err
 	}
 	if d.network != nil {
@@ -110,7 +110,8 @@ func (d *node) startControllers(ctx context.Context) error {
 
 // newServices makes what leads the addresses of Services to their Pods. Where
 // the Pods' network is an external runtime's, their range is not known.
-func (d *node) newServices(ctx context.Context, shared ctrlcache.Cache) (*service.Proxy, error) {
+func (d *node) newServices(ctx context.Context, m ctrl.Manager) (*service.Proxy, error) {
+	shared := m.GetCache()
 	services, err := shared.GetInformer(ctx, &corev1.Service{})
 	if err != nil {
 		return nil, fmt.Errorf("cannot serve addresses of Services: %w", err)
@@ -125,7 +126,7 @@ func (d *node) newServices(ctx context.Context, shared ctrlcache.Cache) (*servic
 	}
 	c := service.Config{
 		Instance: d.instance, NodeName: d.NodeName, NodeIP: d.ip, Services: d.services,
-		ServiceInformer: services, SliceInformer: slices, NodeInformer: nodes, Log: d.Log,
+		ServiceInformer: services, SliceInformer: slices, NodeInformer: nodes, Events: m.GetEventRecorderFor("kube-proxy"), Log: d.Log,
 	}
 	if d.network != nil {
 		c.Pods, c.Gateway = d.pods, d.network.Gateway()

@@ -10,6 +10,9 @@
 //	packet to 10.96.7.7:80 ─ svc-ips: a chain ─ svc-cluster-tcp-3: a number from 0 to 2
 //	                       ─ svc-backends-tcp: 10.244.0.9:8080
 //
+// Load balancers are told at health check node ports whether the node has
+// endpoints of a Service (health.go).
+//
 // Everything waits for events. Changes that come while a transaction is under
 // way go together into the next. Rules outlive the process: after a crash they
 // serve on until the next start has replaced them, in one transaction.
@@ -17,6 +20,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -30,6 +34,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/knftables"
 )
 
@@ -50,7 +55,9 @@ type Config struct {
 	ServiceInformer, SliceInformer Informer
 	// NodeInformer tells the node's zone; without it the node is in none.
 	NodeInformer Informer
-	Log          *slog.Logger
+	// Events tells of what cannot be served; may be nil.
+	Events record.EventRecorder
+	Log    *slog.Logger
 }
 
 // Informer is what is needed of a shared informer.
@@ -78,6 +85,7 @@ type Proxy struct {
 	dirty    map[string]bool                                  // Services to look at
 	drains   drains
 	bell     chan struct{}
+	checks   checks
 
 	// The goroutine of Run alone uses these.
 	table *table
@@ -101,12 +109,13 @@ func newProxy(cfg Config, nft knftables.Interface) *Proxy {
 	return &Proxy{
 		cfg: cfg, site: site{node: cfg.NodeName, ip6: cfg.Services.Addr().Is6()}, nft: nft,
 		services: map[string]*corev1.Service{}, slices: map[string]map[string]*discoveryv1.EndpointSlice{},
-		dirty: map[string]bool{}, drains: newDrains(), bell: make(chan struct{}, 1), table: newTable(newRules(cfg)), stale: true,
+		dirty: map[string]bool{}, drains: newDrains(), bell: make(chan struct{}, 1), checks: checks{served: map[string]*check{}}, table: newTable(newRules(cfg)), stale: true,
 	}
 }
 
 // Run keeps the rules true until ctx ends, and leaves them.
 func (p *Proxy) Run(ctx context.Context) error {
+	defer p.checks.close()
 	synced, stop, err := p.follow()
 	defer stop()
 	if err != nil {
@@ -229,27 +238,28 @@ func owner(s *discoveryv1.EndpointSlice) string {
 }
 
 // change is what there is to do: Services and what they should have now.
-func (p *Proxy) change() (want map[string][]frontend, leaving []types.UID) {
+func (p *Proxy) change() (want map[string][]frontend, asked map[string]*health, leaving []types.UID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	want = make(map[string][]frontend, len(p.dirty))
+	want, asked = make(map[string][]frontend, len(p.dirty)), make(map[string]*health, len(p.dirty))
 	for name := range p.dirty {
-		want[name] = nil
+		want[name], asked[name] = nil, nil
 		if s := p.services[name]; s != nil {
 			of := make([]*discoveryv1.EndpointSlice, 0, len(p.slices[name]))
 			for _, slice := range p.slices[name] {
 				of = append(of, slice)
 			}
-			want[name] = p.site.frontends(s, of)
+			want[name], asked[name] = p.site.frontends(s, of), p.site.health(s, of)
 		}
 	}
 	clear(p.dirty)
-	return want, p.drains.take()
+	return want, asked, p.drains.take()
 }
 
 // sync makes the kernel's table what Services and slices say now.
 func (p *Proxy) sync(ctx context.Context) error {
-	want, leaving := p.change()
+	want, asked, leaving := p.change()
+	unchecked := p.check(asked)
 	touched := map[key]bool{}
 	for name, frontends := range want {
 		p.table.replace(name, frontends, touched)
@@ -271,9 +281,10 @@ func (p *Proxy) sync(ctx context.Context) error {
 	p.mu.Lock()
 	p.drains.applied(leaving, err == nil)
 	p.mu.Unlock()
+	p.checks.setHealthy(err == nil)
 	if err != nil {
 		p.stale = true
-		return fmt.Errorf("cannot write nftables rules: %w", err)
+		return errors.Join(fmt.Errorf("cannot write nftables rules: %w", err), unchecked)
 	}
 	changed := maps.Keys(touched)
 	if p.stale {
@@ -283,7 +294,7 @@ func (p *Proxy) sync(ctx context.Context) error {
 	if err := p.table.forget(changed); err != nil {
 		p.cfg.Log.Warn("some UDP clients may still send to former endpoints", "op", "service", "err", err)
 	}
-	return nil
+	return unchecked
 }
 
 // find lists what of ours is in the table.

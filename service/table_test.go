@@ -69,7 +69,7 @@ func load(t *testing.T, p *Proxy, file string) {
 // commands are the nft commands that bring all a proxy knows into a table that
 // has the rules of no Service.
 func commands(p *Proxy, nft knftables.Interface) string {
-	want, _ := p.change()
+	want, _, _ := p.change()
 	touched := map[key]bool{}
 	for name, f := range want {
 		p.table.replace(name, f, touched)
