@@ -18,6 +18,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/validate/content"
@@ -256,6 +257,10 @@ func otherKinds() map[string]kind {
 		"Job": of(rules[batchv1.Job]{
 			defaults: defaults.Job, prepare: defaults.PrepareJob, check: validation.Job, change: validation.JobUpdate, warn: validation.JobWarnings, columns: table.Job(),
 			parts: map[string]part[batchv1.Job]{"status": {check: validation.JobStatusUpdate}},
+		}),
+		"PodDisruptionBudget": of(rules[policyv1.PodDisruptionBudget]{
+			prepare: defaults.PreparePodDisruptionBudget, check: validation.PodDisruptionBudget, change: validation.PodDisruptionBudgetUpdate, columns: table.PodDisruptionBudget(),
+			parts: map[string]part[policyv1.PodDisruptionBudget]{"status": {check: validation.PodDisruptionBudgetStatusUpdate}},
 		}),
 		"CronJob": of(rules[batchv1.CronJob]{
 			defaults: defaults.CronJob, prepare: defaults.PrepareCronJob, check: validation.CronJob, change: validation.CronJobUpdate, warn: validation.CronJobWarnings, columns: table.CronJob(),

@@ -5,7 +5,9 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -22,9 +24,16 @@ import (
 	"github.com/peapod/peapod/api/pod"
 )
 
-// eviction is pods/eviction: a delete that asks first. Without disruption
-// budgets in the API there is nobody to say no.
-type eviction struct{ main *registry.Store }
+// eviction is pods/eviction: a delete that asks the budgets of disruptions
+// first.
+type eviction struct {
+	main *registry.Store
+	all  *stores
+}
+
+// evictionTries bounds how often a Pod that changes meanwhile is looked at
+// again.
+const evictionTries = 20
 
 func (eviction) New() runtime.Object { return &policyv1.Eviction{} }
 func (eviction) Destroy()            {}
@@ -66,19 +75,101 @@ func (e eviction) Create(ctx context.Context, name string, o runtime.Object, val
 			return nil, err
 		}
 	}
+	status, err := e.evict(ctx, name, options)
+	if err != nil {
+		return nil, err
+	}
+	return status, nil
+}
+
+// evict deletes a Pod if its budget allows.
+func (e eviction) evict(ctx context.Context, name string, options *metav1.DeleteOptions) (*metav1.Status, error) {
+	done := &metav1.Status{Status: metav1.StatusSuccess}
+	p, gone, err := e.evictFree(ctx, name, options)
+	if gone || err != nil {
+		return done, err
+	}
+	store := e.all.main[policyv1.Resource("poddisruptionbudgets")]
+	budgets, err := budgetsOf(ctx, store, p)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(budgets) == 0:
+		return done, e.remove(ctx, name, options)
+	case len(budgets) > 1:
+		return &metav1.Status{Status: metav1.StatusFailure, Message: "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.", Code: http.StatusInternalServerError}, nil
+	}
+	b := budgets[0]
+	if !unhealthyMayGo(b, p) {
+		take := func(b *policyv1.PodDisruptionBudget) error { return spend(b, name, time.Now()) }
+		if err := update(ctx, store, b.Name, nil, options.DryRun, &policyv1.PodDisruptionBudget{}, take); err != nil {
+			return nil, err
+		}
+		return done, e.remove(ctx, name, options)
+	}
+	// It may have become ready meanwhile, and then it counts.
+	err = e.remove(ctx, name, atVersion(options, p.ResourceVersion))
+	if apierrors.IsConflict(err) && !asksVersion(options) {
+		return nil, inProgress(b.Name)
+	}
+	return done, err
+}
+
+// evictFree deletes a Pod that no budget keeps: one that is over, ending, or
+// has not begun. The last only while that is so.
+func (e eviction) evictFree(ctx context.Context, name string, options *metav1.DeleteOptions) (p *corev1.Pod, gone bool, err error) {
+	for range evictionTries {
+		found, getErr := e.main.Get(ctx, name, &metav1.GetOptions{})
+		if getErr != nil {
+			return nil, false, getErr
+		}
+		p = found.(*corev1.Pod)
+		ended := pod.Terminal(p) || p.DeletionTimestamp != nil
+		if !ended && p.Status.Phase != corev1.PodPending {
+			return p, false, nil
+		}
+		as := options
+		if !ended && !asksVersion(options) {
+			as = atVersion(options, p.ResourceVersion)
+		}
+		if err = e.remove(ctx, name, as); err == nil {
+			return p, true, nil
+		}
+		if !apierrors.IsConflict(err) || asksVersion(options) {
+			return nil, false, err
+		}
+	}
+	return nil, false, err // it changes all the time
+}
+
+func asksVersion(o *metav1.DeleteOptions) bool {
+	return o.Preconditions != nil && o.Preconditions.ResourceVersion != nil
+}
+
+// atVersion are the options with the precondition that the Pod is as it was.
+func atVersion(o *metav1.DeleteOptions, version string) *metav1.DeleteOptions {
+	o = o.DeepCopy()
+	if o.Preconditions == nil {
+		o.Preconditions = &metav1.Preconditions{}
+	}
+	o.Preconditions.ResourceVersion = &version
+	return o
+}
+
+// remove says in the Pod's conditions why it goes, and deletes it.
+func (e eviction) remove(ctx context.Context, name string, options *metav1.DeleteOptions) error {
+	options = options.DeepCopy()
 	if !dryrun.IsDryRun(options.DryRun) {
 		marked, err := e.mark(ctx, name, options.Preconditions)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if p := options.Preconditions; p != nil && p.ResourceVersion != nil {
-			p.ResourceVersion = &marked.ResourceVersion // the mark is our own change
+		if asksVersion(options) {
+			options.Preconditions.ResourceVersion = &marked.ResourceVersion // the mark is our own change
 		}
 	}
-	if _, _, err := e.main.Delete(withGrace(ctx, options), name, rest.ValidateAllObjectFunc, options); err != nil {
-		return nil, err
-	}
-	return &metav1.Status{Status: metav1.StatusSuccess}, nil
+	_, _, err := e.main.Delete(withGrace(ctx, options), name, rest.ValidateAllObjectFunc, options)
+	return err
 }
 
 // mark says in the Pod's conditions why it goes (KEP-3329).

@@ -110,7 +110,7 @@ func (s *Server) podSubresources(st *stores, main *registry.Store) map[string]re
 	each := fieldpath.MatchAnyPathElement()
 	return map[string]rest.Storage{
 		"binding":             podBinding{st},
-		"eviction":            eviction{main},
+		"eviction":            eviction{main, st},
 		"ephemeralcontainers": half(defaults.PreparePodEphemeralContainers, validation.PodEphemeralContainersUpdate, owned("spec", "ephemeralContainers")),
 		"resize": half(defaults.PreparePodResize, validation.PodResize,
 			owned("spec", "containers", each, "resources"), owned("spec", "containers", each, "resizePolicy"),

@@ -67,7 +67,7 @@ func Add(m manager.Manager, c Config) error {
 	for _, add := range []func(manager.Manager, Config) error{
 		addReplicaSet, addReplicationController, addDeployment, addServiceAccount, addRootCA, addAggregation, addNamespace, addEndpoints, addEndpointSlices, addMirroring, addClusterDNS, addGarbage, addCustomResources, addPodGC, addNodeLifecycle, addTaintEviction,
 		addPolicyStatus,
-		addJob, addJobOrphans, addJobTTL, addCronJob,
+		addJob, addJobOrphans, addJobTTL, addCronJob, addDisruption,
 		addVolumeBinder, addVolumeProtection, addEphemeralVolumes,
 	} {
 		if err := add(m, c); err != nil {

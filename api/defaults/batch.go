@@ -4,9 +4,12 @@ package defaults
 
 import (
 	"math"
+	"slices"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -95,4 +98,21 @@ func PrepareCronJob(c, _ *batchv1.CronJob) { prepareJobSpec(&c.Spec.JobTemplate.
 func prepareJobSpec(s *batchv1.JobSpec) {
 	s.Scheduling = nil
 	PreparePodTemplate(&s.Template)
+}
+
+// reservedForEmpty is a label that a selector of policy/v1beta1 was stored with
+// when it was empty; alone it still selects nothing.
+const reservedForEmpty = "pdb.kubernetes.io/deprecated-v1beta1-empty-selector-match"
+
+// PreparePodDisruptionBudget drops the reserved label where it is mixed with
+// others.
+func PreparePodDisruptionBudget(b, old *policyv1.PodDisruptionBudget) {
+	s := b.Spec.Selector
+	if s == nil || old != nil && equality.Semantic.DeepEqual(old.Spec.Selector, s) {
+		return
+	}
+	none := metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: reservedForEmpty, Operator: metav1.LabelSelectorOpExists}}}
+	if !equality.Semantic.DeepEqual(*s, none) {
+		s.MatchExpressions = slices.DeleteFunc(s.MatchExpressions, func(r metav1.LabelSelectorRequirement) bool { return r.Key == reservedForEmpty })
+	}
 }

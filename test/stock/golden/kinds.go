@@ -13,6 +13,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
 	_ "k8s.io/kubernetes/pkg/apis/networking/install"
 	_ "k8s.io/kubernetes/pkg/apis/node/install"
+	_ "k8s.io/kubernetes/pkg/apis/policy/install"
 	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
 	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
 	_ "k8s.io/kubernetes/pkg/apis/storage/install"
@@ -44,6 +45,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/networking/ingress"
 	"k8s.io/kubernetes/pkg/registry/networking/ingressclass"
 	"k8s.io/kubernetes/pkg/registry/node/runtimeclass"
+	"k8s.io/kubernetes/pkg/registry/policy/poddisruptionbudget"
 	"k8s.io/kubernetes/pkg/registry/rbac/clusterrole"
 	"k8s.io/kubernetes/pkg/registry/rbac/clusterrolebinding"
 	"k8s.io/kubernetes/pkg/registry/rbac/role"
@@ -96,6 +98,7 @@ func upstream() (map[string]kind, error) {
 	add("apps", "v1", "ReplicaSet", "replicasets", replicaset.Strategy, parts{"status": replicaset.StatusStrategy})
 	add("batch", "v1", "Job", "jobs", job.Strategy, parts{"status": job.StatusStrategy})
 	add("batch", "v1", "CronJob", "cronjobs", cronjob.Strategy, parts{"status": cronjob.StatusStrategy})
+	add("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", poddisruptionbudget.Strategy, parts{"status": poddisruptionbudget.StatusStrategy})
 	add("coordination.k8s.io", "v1", "Lease", "leases", lease.Strategy, nil)
 	add("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", endpointslice.Strategy, nil)
 	add("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", priorityclass.Strategy, nil)
