@@ -204,10 +204,17 @@ func kinds() map[string]kind {
 		"Service":               services(),
 		"Endpoints":             of(rules[corev1.Endpoints]{defaults: defaults.Endpoints, check: validation.Endpoints, change: validation.EndpointsUpdate, warn: validation.EndpointsWarnings, columns: table.Endpoints()}),
 	}
-	for _, more := range []map[string]kind{otherKinds(), storageKinds(), admissionKinds()} {
+	for _, more := range []map[string]kind{otherKinds(), storageKinds(), boundKinds(), admissionKinds()} {
 		maps.Copy(out, more)
 	}
 	return out
+}
+
+func boundKinds() map[string]kind {
+	return map[string]kind{
+		"ResourceQuota": of(rules[corev1.ResourceQuota]{defaults: defaults.ResourceQuota, check: validation.ResourceQuota, change: validation.ResourceQuotaUpdate, columns: table.ResourceQuota(),
+			parts: map[string]part[corev1.ResourceQuota]{"status": {check: validation.ResourceQuotaStatusUpdate}}}),
+	}
 }
 
 func admissionKinds() map[string]kind {

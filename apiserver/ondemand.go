@@ -11,6 +11,7 @@ import (
 	"k8s.io/apiserver/pkg/admission/initializer"
 	mutatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/mutating"
 	validatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/validating"
+	"k8s.io/apiserver/pkg/admission/plugin/resourcequota"
 	webhookinit "k8s.io/apiserver/pkg/admission/plugin/webhook/initializer"
 	mutatingwebhook "k8s.io/apiserver/pkg/admission/plugin/webhook/mutating"
 	validatingwebhook "k8s.io/apiserver/pkg/admission/plugin/webhook/validating"
@@ -21,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
+	"github.com/peapod/peapod/api/quota"
 	"github.com/peapod/peapod/api/validation"
 )
 
@@ -90,6 +92,9 @@ func (o *onDemand) Validate(ctx context.Context, a admission.Attributes, i admis
 	return err
 }
 
+// quotaWorkers is how many namespaces are charged at once, as upstream.
+const quotaWorkers = 5
+
 // configuredAdmission are the plugins that users configure by objects, in
 // upstream's order.
 func (s *Server) configuredAdmission(c *genericapiserver.Config, client kubernetes.Interface) ([]admission.Interface, error) {
@@ -123,6 +128,15 @@ func (s *Server) configuredAdmission(c *genericapiserver.Config, client kubernet
 		}
 		return p, nil
 	}
+	charge := func() (admission.Interface, error) {
+		p, err := resourcequota.NewResourceQuota(nil, quotaWorkers)
+		if err != nil {
+			return nil, err
+		}
+		p.SetDrainedNotification(c.DrainedNotify()) // before the next
+		p.SetQuotaConfiguration(quota.Admission())
+		return complete(p, nil)
+	}
 	objects := s.informers.Admissionregistration().V1()
 	writes := []admission.Operation{admission.Create, admission.Update, admission.Connect}
 	all := append(writes, admission.Delete)
@@ -138,6 +152,8 @@ func (s *Server) configuredAdmission(c *genericapiserver.Config, client kubernet
 		{objects.ValidatingWebhookConfigurations().Informer(), func() (admission.Interface, error) {
 			return complete(validatingwebhook.NewValidatingAdmissionWebhook(nil))
 		}, all},
+		// Last: what nobody else refuses is charged.
+		{s.informers.Core().V1().ResourceQuotas().Informer(), charge, writes},
 	} {
 		plugin, err := whenThereIs(p.configured, p.make, p.on...)
 		if err != nil {

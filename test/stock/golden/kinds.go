@@ -38,6 +38,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/pod"
 	"k8s.io/kubernetes/pkg/registry/core/podtemplate"
 	"k8s.io/kubernetes/pkg/registry/core/replicationcontroller"
+	"k8s.io/kubernetes/pkg/registry/core/resourcequota"
 	"k8s.io/kubernetes/pkg/registry/core/secret"
 	"k8s.io/kubernetes/pkg/registry/core/service"
 	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
@@ -118,6 +119,7 @@ func upstream() (map[string]kind, error) {
 	add(storage, "v1", "CSIDriver", "csidrivers", csidriver.Strategy, nil)
 	add(storage, "v1", "CSIStorageCapacity", "csistoragecapacities", csistoragecapacity.Strategy, nil)
 	add(storage, "v1", "VolumeAttributesClass", "volumeattributesclasses", volumeattributesclass.Strategy, nil)
+	add("", "v1", "ResourceQuota", "resourcequotas", resourcequota.Strategy, parts{"status": resourcequota.StatusStrategy})
 	const admission = "admissionregistration.k8s.io"
 	add(admission, "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", validatingwebhookconfiguration.Strategy, nil)
 	add(admission, "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", mutatingwebhookconfiguration.Strategy, nil)
