@@ -36,7 +36,8 @@ func (p *pod) link(to, at string) {
 func (p *pod) refused(in sandbox.Input, want string) {
 	p.t.Helper()
 	out, err := p.run(in)
-	if err := p.launcher.Delete(p.t.Context(), in.ID, true); err != nil {
+	ctx := p.t.Context()
+	if err := errors.Join(p.launcher.Delete(ctx, in.ID, true), p.host.Cgroups.Remove(ctx, in.CgroupsPath)); err != nil {
 		p.t.Error(err)
 	}
 	if err == nil || !strings.Contains(out, want) {

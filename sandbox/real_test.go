@@ -358,6 +358,7 @@ func realLauncher(t *testing.T, p *pod) {
 	if err := p.detached(args); err != nil {
 		t.Fatalf("exec: %v", err)
 	}
+	p.reap(p.pid(bundle + "/exec.pid"))
 	if ids, err := l.List(ctx); err != nil || len(ids) != 1 || ids[0] != "steps" {
 		t.Errorf("list %v, %v", ids, err)
 	}
@@ -379,6 +380,7 @@ func realLauncher(t *testing.T, p *pod) {
 	if err := pidfd.Wait(); err != nil {
 		t.Fatal(err)
 	}
+	p.reap(st.Pid)
 	for range 2 {
 		if err := l.Delete(ctx, "steps", true); err != nil {
 			t.Error(err)

@@ -212,5 +212,5 @@ func (e *entry) born(path string) error {
 	if err := e.goOn(path); err != nil {
 		return err
 	}
-	return e.await(path)
+	return e.await()
 }

@@ -37,6 +37,8 @@ type birthplace struct {
 	// sync and report are our ends.
 	sync, report int
 	pid, pidfd   int
+	// path of the program, once it is known.
+	path string
 }
 
 // isolate makes this process fit for its work, and the calling goroutine's
@@ -101,7 +103,7 @@ func (b *birthplace) hear(word []byte) error {
 		case err != nil:
 			return err
 		case fds[0].Revents&unix.POLLIN != 0:
-			return b.failed("")
+			return b.failed()
 		case fds[1].Revents&unix.POLLIN != 0:
 			n, err := readFull(b.sync, word)
 			if err == nil && n < len(word) {
@@ -130,6 +132,7 @@ func (b *birthplace) goOn(path string) error {
 	if len(path) >= pathMax {
 		return unix.ENAMETOOLONG
 	}
+	b.path = path
 	if _, err := unix.Write(b.sync, []byte(path)); err != nil {
 		return err
 	}
@@ -138,21 +141,21 @@ func (b *birthplace) goOn(path string) error {
 
 // await returns when the process has become its program, or why not: then the
 // last descriptor by which it could have said so is closed.
-func (b *birthplace) await(path string) error {
+func (b *birthplace) await() error {
 	if err := unix.Close(b.handles.report); err != nil {
 		return err
 	}
-	return b.failed(path)
+	return b.failed()
 }
 
-func (b *birthplace) failed(path string) error {
+func (b *birthplace) failed() error {
 	f, err := awaitExec(b.report)
 	if err != nil || f == nil {
 		return err
 	}
 	err = b.program.explain(*f)
 	if s, ok := errors.AsType[stepError](err); ok && s.what == "exec" {
-		return fmt.Errorf("exec %s: %w", path, s.errno)
+		return fmt.Errorf("exec %s: %w", b.path, s.errno)
 	}
 	return err
 }

@@ -243,5 +243,5 @@ func (c *construction) finish(path string) error {
 	if err := c.goOn(path); err != nil || c.Held {
 		return err
 	}
-	return c.await(path)
+	return c.await()
 }

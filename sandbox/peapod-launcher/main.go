@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +23,8 @@ import (
 )
 
 func main() {
+	// It is over before a collection would be worth it.
+	debug.SetGCPercent(-1)
 	// The work changes its thread for good, which must not be this one.
 	runtime.LockOSThread()
 	code, err := run(os.Args[1:])
