@@ -17,6 +17,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -82,6 +83,7 @@ func (d *node) startControllers(ctx context.Context) error {
 	}{
 		{&corev1.Pod{}, &followed.Pods}, {&corev1.Node{}, &followed.Nodes}, {&corev1.Namespace{}, &followed.Namespaces}, {&corev1.Service{}, &followed.Services},
 		{&corev1.ReplicationController{}, &followed.ReplicationControllers}, {&appsv1.ReplicaSet{}, &followed.ReplicaSets},
+		{&corev1.PersistentVolumeClaim{}, &followed.Claims}, {&corev1.PersistentVolume{}, &followed.Volumes}, {&storagev1.StorageClass{}, &followed.StorageClasses},
 	} {
 		if *x.to, err = m.GetCache().GetInformer(ctx, x.kind); err != nil {
 			return fmt.Errorf("cannot start the scheduler: %w", err)

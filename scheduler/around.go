@@ -20,13 +20,15 @@ type known struct {
 	replicationControllers shelf[corev1.ReplicationController]
 	replicaSets            shelf[appsv1.ReplicaSet]
 	budgets                shelf[policyv1.PodDisruptionBudget]
+
+	stock
 }
 
 func newKnown() *known {
 	return &known{
 		nodes: map[string]*nodeInfo{}, namespaces: map[string]labels.Set{},
 		services: shelf[corev1.Service]{}, replicationControllers: shelf[corev1.ReplicationController]{}, replicaSets: shelf[appsv1.ReplicaSet]{},
-		budgets: shelf[policyv1.PodDisruptionBudget]{},
+		budgets: shelf[policyv1.PodDisruptionBudget]{}, stock: newStock(),
 	}
 }
 
@@ -34,11 +36,14 @@ func newKnown() *known {
 type around struct {
 	company
 	spread     tally
+	luggage    luggage
+	shared     int // how often others use claims that are for one Pod alone
 	namespaces map[string]labels.Set
+	stock      *stock
 }
 
-func newAround(w *wish, k *known) *around {
-	a := &around{newCompany(), newTally(w.hard), k.namespaces}
+func newAround(w *wish, k *known, l luggage) *around {
+	a := &around{newCompany(), newTally(w.hard), l, 0, k.namespaces, &k.stock}
 	for _, i := range k.nodes {
 		if i.node == nil {
 			continue
@@ -55,10 +60,13 @@ func newAround(w *wish, k *known) *around {
 func (a *around) count(w *wish, l *load, n *corev1.Node, sign int) {
 	a.company.count(w, l, n, a.namespaces, sign)
 	a.spread.count(w, l, n, sign)
+	a.shared += sign * a.luggage.shares(w, l)
 }
 
 func (a *around) copy() *around {
-	return &around{a.company.copy(), a.spread.copy(), a.namespaces}
+	c := *a
+	c.company, c.spread = a.company.copy(), a.spread.copy()
+	return &c
 }
 
 // place is a node as one Pod sees it that looks for one: with what the rules

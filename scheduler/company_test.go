@@ -72,7 +72,7 @@ func TestAround(t *testing.T) {
 			nodeWith(testNode("c", 9, inZone("y")), x.on["c"]...), nodeWith(testNode("d", 9), x.on["d"]...))
 		k.namespaces = teams
 		w := newWish(x.pod)
-		a := newAround(w, k)
+		a := newAround(w, k, luggage{})
 		var got []string
 		for _, n := range []string{"a", "b", "c", "d"} {
 			_, why := refusal(w, &place{k.nodes[n], a, w})

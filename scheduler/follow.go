@@ -26,6 +26,9 @@ func (s *Scheduler) follow() (synced []<-chan struct{}, err error) {
 		{s.cfg.Services, keep(s, s.services)},
 		{s.cfg.ReplicationControllers, keep(s, s.replicationControllers)},
 		{s.cfg.ReplicaSets, keep(s, s.replicaSets)},
+		{s.cfg.Claims, handler(s.claimCame, s.claimGone)},
+		{s.cfg.Volumes, keep(s, s.stock.volumes, storageChange{})},
+		{s.cfg.StorageClasses, keep(s, s.stock.classes, storageChange{})},
 	} {
 		r, err := x.informer.AddEventHandler(x.h)
 		if err != nil {
@@ -36,16 +39,24 @@ func (s *Scheduler) follow() (synced []<-chan struct{}, err error) {
 	return synced, nil
 }
 
-// keep has a shelf hold what there is.
-func keep[T any, P object[T]](s *Scheduler, on shelf[T]) cache.ResourceEventHandler {
+// keep has a shelf hold what there is, and tells the queue what each change is
+// to it.
+func keep[T any, P object[T]](s *Scheduler, on shelf[T], changes ...any) cache.ResourceEventHandler {
+	tell := func() {
+		for _, c := range changes {
+			s.changed(c)
+		}
+	}
 	return handler(func(o P) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		on[nameOf(o)] = o
+		tell()
 	}, func(o P) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(on, nameOf(o))
+		tell()
 	})
 }
 
@@ -163,6 +174,13 @@ func (s *Scheduler) free(e *entry) {
 	l := s.nodeOf(e.node).remove(e.pod.UID)
 	s.sweep(e.node)
 	e.node, e.assumed = "", false
+	if x := e.supplying; x != nil {
+		e.supplying = nil
+		if x.asked {
+			x.asked = false
+			close(x.ready)
+		}
+	}
 	if l != nil {
 		s.changed(podLeft{l, s.namespaces})
 	}

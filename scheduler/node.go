@@ -49,6 +49,7 @@ type load struct {
 	scored amounts // of CPU and memory, with the usual amounts where nothing is requested
 	ports  []pod.HostPort
 	relations
+	claims []string
 }
 
 // newLoad counts what the Pod's containers are said to have beside what they
@@ -68,7 +69,7 @@ func newLoad(p *corev1.Pod) *load {
 	}
 	scored := amountsOf(resourcehelper.PodRequests(p, o))
 	return &load{
-		pod: p, wants: amountsOf(requests), ports: pod.HostPorts(p), relations: newRelations(p),
+		pod: p, wants: amountsOf(requests), ports: pod.HostPorts(p), relations: newRelations(p), claims: claimsOf(p),
 		scored: amounts{corev1.ResourceCPU: scored[corev1.ResourceCPU], corev1.ResourceMemory: scored[corev1.ResourceMemory]},
 	}
 }

@@ -38,7 +38,8 @@ type entry struct {
 	due      time.Time // when it is tried without one
 	again    bool      // cured while it was held
 
-	promised string // the node whose Pods leave for it
+	supplying *supplying // waits for its volumes
+	promised  string     // the node whose Pods leave for it
 
 	written // what is to be written of it
 }

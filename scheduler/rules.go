@@ -51,6 +51,10 @@ type (
 		old, new   *load
 		namespaces map[string]labels.Set
 	}
+	// claimChange is a claim that came, changed or is gone.
+	claimChange struct{ *corev1.PersistentVolumeClaim }
+	// storageChange is a volume or a class that came, changed or is gone.
+	storageChange struct{}
 	// namespaceChange is a namespace whose labels are not what they were.
 	namespaceChange struct{ name string }
 	// podShrank is a Pod on a node that takes another room than before.
@@ -60,7 +64,7 @@ type (
 )
 
 // rules in the order they are asked; the first that refuses speaks.
-var rules = []*rule{&unschedulable, &taints, &affinity, &hostPorts, &resources, &topologySpread, &podAffinity}
+var rules = []*rule{&unschedulable, &taints, &affinity, &hostPorts, &resources, &soleClaims, &volumes, &volumeZones, &topologySpread, &podAffinity}
 
 // anyNode stands for what is missing when there is no node at all.
 var anyNode = rule{cures: func(_ *wish, c any) bool {
@@ -123,12 +127,16 @@ type verdict struct {
 
 // look asks the rules about every node.
 func look(w *wish, k *known) *verdict {
-	v := &verdict{known: k, around: newAround(w, k), reasons: map[string]int{}, empty: map[*nodeInfo]bool{}}
+	taken, wait := k.pack(w)
+	v := &verdict{known: k, around: newAround(w, k, taken), reasons: map[string]int{}, empty: map[*nodeInfo]bool{}}
 	for _, i := range k.nodes {
 		if i.node == nil {
 			continue
 		}
 		v.total++
+		if wait != "" {
+			continue
+		}
 		if w.only != nil && !w.only[i.node.Name] {
 			v.reasons[notNamed]++
 			v.add(&affinity)
@@ -152,6 +160,10 @@ func look(w *wish, k *known) *verdict {
 		v.add(&anyNode)
 	case w.only != nil && len(w.only) == 0:
 		v.whole = conflict
+		v.add(&affinity)
+	case wait != "":
+		v.whole = wait
+		v.add(&volumes)
 	}
 	return v
 }

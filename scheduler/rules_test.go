@@ -164,7 +164,7 @@ func spreadBy(topology, name string) func(*corev1.Pod) {
 // placeOf is a node, and others around it, as a Pod sees it.
 func placeOf(p *corev1.Pod, i *nodeInfo, others ...*nodeInfo) *place {
 	w := newWish(p)
-	return &place{i, newAround(w, cluster(append(others, i)...)), w}
+	return &place{i, newAround(w, cluster(append(others, i)...), luggage{}), w}
 }
 
 func TestRules(t *testing.T) {

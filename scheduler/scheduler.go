@@ -36,6 +36,7 @@ type Config struct {
 // them.
 type Informers struct {
 	Pods, Nodes, Namespaces, Services, ReplicationControllers, ReplicaSets Informer
+	Claims, Volumes, StorageClasses                                        Informer
 }
 
 // Informer is what the scheduler needs of a shared informer.
@@ -128,7 +129,11 @@ func (s *Scheduler) place(ctx context.Context) bool {
 	i.add(e.wish().load)
 	e.node, e.assumed = i.node.Name, true
 	s.promise(e, "")
-	s.bind(ctx, e)
+	if d, _ := s.stock.supply(&v.around.luggage, i.node); len(d.bind)+len(d.make) > 0 {
+		s.supply(ctx, e, d)
+	} else {
+		s.bind(ctx, e)
+	}
 	return true
 }
 

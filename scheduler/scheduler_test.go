@@ -46,6 +46,7 @@ func (f *feed) Done() <-chan struct{}               { return f.full }
 type stage struct {
 	*Scheduler
 	pods, nodes, namespaces, others feed
+	claims, volumes, classes        feed
 	client                          *fake.Clientset
 	hold                            chan struct{} // patches wait for its end, if there is one
 
@@ -79,11 +80,15 @@ func playCold(t *testing.T, do func(*stage)) {
 		s.pods.full, s.nodes.full, s.namespaces.full, s.others.full = make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
 		close(s.namespaces.full)
 		close(s.others.full)
+		for _, f := range []*feed{&s.claims, &s.volumes, &s.classes} {
+			f.full = s.others.full
+		}
 		s.client.PrependReactor("create", "pods", s.bindings)
 		s.client.PrependReactor("patch", "pods", s.statuses)
 		s.client.PrependReactor("delete", "pods", s.deletes)
 		s.Scheduler = New(Config{Client: heldClient{s.client, s}, Log: slog.New(slog.DiscardHandler), Informers: Informers{
 			Pods: &s.pods, Nodes: &s.nodes, Namespaces: &s.namespaces, Services: &s.others, ReplicationControllers: &s.others, ReplicaSets: &s.others,
+			Claims: &s.claims, Volumes: &s.volumes, StorageClasses: &s.classes,
 		}})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)

@@ -112,7 +112,7 @@ func (s *Scheduler) bind(ctx context.Context, e *entry) {
 			return nil
 		}
 		if ctx.Err() == nil {
-			s.unbound(ctx, e, node, err)
+			s.unbound(ctx, e, node, fmt.Errorf("running Bind plugin %q: %w", "DefaultBinder", err))
 		}
 		return nil
 	})
@@ -136,7 +136,7 @@ func (s *Scheduler) unbound(ctx context.Context, e *entry, node string, why erro
 	s.free(e)
 	s.queue.fail(e)
 	s.ring()
-	s.failed(ctx, e, corev1.PodReasonSchedulerError, fmt.Sprintf("running Bind plugin %q: %v", "DefaultBinder", why))
+	s.failed(ctx, e, corev1.PodReasonSchedulerError, why.Error())
 }
 
 // maxNote is the longest text of an event (events.k8s.io).
