@@ -21,6 +21,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"syscall"
 
 	"github.com/miekg/dns"
 	"golang.org/x/net/netutil"
@@ -80,6 +81,9 @@ func New(cfg Config) (*Server, error) {
 		s.informed = append(s.informed, i.HasSyncedChecker())
 	}
 	if s.packets, err = net.ListenPacket("udp", cfg.Listen.String()); err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			err = fmt.Errorf("%w (mend: let the name server of this machine listen on its own addresses only)", err)
+		}
 		return nil, fmt.Errorf("cannot serve cluster DNS: %w", err)
 	}
 	l, err := net.Listen("tcp", s.packets.LocalAddr().String())

@@ -276,6 +276,24 @@ func TestLoop(t *testing.T) {
 	}
 }
 
+// TestInUse has a machine whose own name server takes every address.
+func TestInUse(t *testing.T) {
+	all, err := net.ListenPacket("udp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer all.Close()
+	port := all.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+	f := informers.NewSharedInformerFactory(fake.NewClientset(), 0)
+	_, err = New(Config{
+		Listen: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), Services: f.Core().V1().Services().Informer(),
+		Slices: f.Discovery().V1().EndpointSlices().Informer(), Namespaces: f.Core().V1().Namespaces().Informer(), Log: slog.New(slog.DiscardHandler),
+	})
+	if want := fmt.Sprintf("cannot serve cluster DNS: listen udp 127.0.0.1:%d: bind: address already in use (mend: let the name server of this machine listen on its own addresses only)", port); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
 // TestKeepFor says how long answers hold.
 func TestKeepFor(t *testing.T) {
 	q := query("x.example.com.", dns.TypeA)

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
@@ -192,6 +193,44 @@ func TestAffinity(t *testing.T) {
 	l.wants(client.netns, "tcp", "10.96.0.10:80", "a", "b")
 }
 
+// TestAffinityEnds: a client is free again when it has not come for as long as
+// the Service says.
+func TestAffinityEnds(t *testing.T) {
+	l := newLab(t)
+	a, b, client := l.pod("a"), l.pod("b"), l.pod("client")
+	s, eps := web("web", "10.96.0.10", a, b)
+	s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+	s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr.To[int32](1)}}
+	l.apply(s, eps)
+	remembered := func() bool {
+		out, err := exec.CommandContext(t.Context(), "nft", "list", "table", "ip", l.cfg.Instance).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(string(out), client.ip+" timeout 1s")
+	}
+	first, _, err := l.ask(client.netns, "tcp", "10.96.0.10:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 40 { // one in 2^40 runs never meets the other
+		begun := time.Now()
+		for remembered() {
+			if time.Since(begun) > patience {
+				t.Fatalf("%s is still remembered", client.ip)
+			}
+		}
+		who, _, err := l.ask(client.netns, "tcp", "10.96.0.10:80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if who != first {
+			return
+		}
+	}
+	t.Errorf("the client never left %s", first)
+}
+
 // TestUDPFlows: a client that sends on from one socket is led away from an
 // endpoint that is gone, and to the first one that comes.
 func TestUDPFlows(t *testing.T) {
@@ -244,6 +283,17 @@ func TestOwnAddress(t *testing.T) {
 		t.Errorf("the Pod was seen as %s", saw)
 	}
 	l.wants("node", "tcp", "10.96.0.1:443", "api")
+	// What the node holds answers also while no Service says so; any other
+	// address of the range does not.
+	if err := l.net.Claim(netip.MustParseAddr("10.96.0.10")); err != nil {
+		t.Fatal(err)
+	}
+	if err := serve(t, "names", "10.96.0.10:53"); err != nil {
+		t.Fatal(err)
+	}
+	l.wants(client.netns, "tcp", "10.96.0.10:53", "names")
+	l.wants("node", "tcp", "10.96.0.10:53", "names")
+	l.silent(client.netns, "10.96.0.11:53")
 	l.refused(client.netns, "tcp", "10.96.0.1:80")
 }
 
