@@ -311,7 +311,7 @@ func (d *node) startRuntime(ctx context.Context) error {
 	if d.images, err = OpenImages(d.root, d.Log); err != nil {
 		return err
 	}
-	launchers, err := d.launchers(ctx, d.Launcher)
+	launchers, err := d.launchers(ctx, d.Launcher, d.Log)
 	if err != nil {
 		return fmt.Errorf("%w: %w (mend: apt-get install runc)", ErrUnfit, err)
 	}

@@ -152,7 +152,7 @@ func (l layout) endPods(ctx context.Context, o DownOptions) error {
 		return err
 	}
 	defer images.Close()
-	launchers, err := l.allLaunchers(ctx)
+	launchers, err := l.allLaunchers(ctx, o.Log)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,7 @@ package daemon
 
 import (
 	"context"
-	"errors"
+	"log/slog"
 	"os"
 
 	"github.com/peapod/peapod/sandbox"
@@ -21,7 +21,7 @@ const (
 // launchers finds those that work on this machine, by the names of runtime
 // handlers; "" is the one that mode says. It also looks after what another one
 // has started in an earlier life.
-func (l layout) launchers(ctx context.Context, mode string) (map[string]sandbox.Launcher, error) {
+func (l layout) launchers(ctx context.Context, mode string, log *slog.Logger) (map[string]sandbox.Launcher, error) {
 	out := map[string]sandbox.Launcher{}
 	oci, err := sandbox.Find(ctx, []string{"crun", "runc"}, l.path("runtime", "trial"), l.path("runtime", "oci"))
 	if err == nil {
@@ -39,8 +39,12 @@ func (l layout) launchers(ctx context.Context, mode string) (map[string]sandbox.
 	if unfit == nil {
 		native, unfit = sandbox.Native(ctx, binary, Version, l.path("runtime", "trial"), state)
 	}
-	if unfit != nil {
-		return nil, errors.Join(unfit, err)
+	switch {
+	case unfit != nil && mode == LauncherNative:
+		return nil, unfit
+	case unfit != nil:
+		log.Warn("containers are started by an OCI runtime", "op", "launcher", "err", unfit)
+		return out, err
 	}
 	out[native.Name()] = native
 	switch {
@@ -58,10 +62,10 @@ func (l layout) launchers(ctx context.Context, mode string) (map[string]sandbox.
 
 // allLaunchers are those that may have started something here, however they
 // were chosen then.
-func (l layout) allLaunchers(ctx context.Context) (map[string]sandbox.Launcher, error) {
-	out, err := l.launchers(ctx, LauncherOCI)
+func (l layout) allLaunchers(ctx context.Context, log *slog.Logger) (map[string]sandbox.Launcher, error) {
+	out, err := l.launchers(ctx, LauncherOCI, log)
 	if err != nil {
-		if out, unfit := l.launchers(ctx, LauncherNative); unfit == nil {
+		if out, unfit := l.launchers(ctx, LauncherNative, log); unfit == nil {
 			return out, nil
 		}
 	}

@@ -38,7 +38,7 @@ type pod struct {
 
 // program is peapod-launcher, built once for all tests.
 var program = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(os.TempDir(), fmt.Sprintf("peapod-launcher-test-%d", os.Getpid()))
+	path := programPath()
 	build := exec.Command("go", "build", "-o", path, "./peapod-launcher")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -47,6 +47,10 @@ var program = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
+func programPath() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("peapod-launcher-test-%d", os.Getpid()))
+}
+
 func TestMain(m *testing.M) {
 	// As the keeper: what a launcher leaves behind is ours to wait for.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -54,9 +58,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	code := m.Run()
-	if path, err := program(); err == nil {
-		os.Remove(path)
-	}
+	os.Remove(programPath())
 	os.Exit(code)
 }
 
