@@ -257,6 +257,11 @@ func otherKinds() map[string]kind {
 			defaults: defaults.Deployment, check: validation.Deployment, change: validation.DeploymentUpdate, prepare: defaults.PrepareDeployment, warn: validation.DeploymentWarnings, columns: table.Deployment(),
 			parts: map[string]part[appsv1.Deployment]{"status": {prepare: defaults.PrepareDeploymentStatus, check: validation.DeploymentStatusUpdate}},
 		}),
+		"StatefulSet": of(rules[appsv1.StatefulSet]{
+			defaults: defaults.StatefulSet, check: validation.StatefulSet, change: validation.StatefulSetUpdate, prepare: func(s, _ *appsv1.StatefulSet) { defaults.PreparePodTemplate(&s.Spec.Template) }, warn: validation.StatefulSetWarnings, columns: table.StatefulSet(),
+			parts: map[string]part[appsv1.StatefulSet]{"status": {check: validation.StatefulSetStatusUpdate}},
+		}),
+		"ControllerRevision": of(rules[appsv1.ControllerRevision]{check: validation.ControllerRevision, change: validation.ControllerRevisionUpdate, columns: table.ControllerRevision()}),
 		"ReplicaSet": of(rules[appsv1.ReplicaSet]{
 			defaults: defaults.ReplicaSet, check: validation.ReplicaSet, change: validation.ReplicaSetUpdate, prepare: func(r, _ *appsv1.ReplicaSet) { defaults.PreparePodTemplate(&r.Spec.Template) }, warn: validation.ReplicaSetWarnings, columns: table.ReplicaSet(),
 			parts: map[string]part[appsv1.ReplicaSet]{"status": {check: validation.ReplicaSetStatusUpdate}},

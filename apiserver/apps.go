@@ -28,6 +28,18 @@ func (s *Server) appsRows() []*row {
 			},
 			ScaleSet: func(d *appsv1.Deployment, n int32) { d.Spec.Replicas = &n },
 		}, shortNames("deploy"), inAll, collected(rest.DeleteDependents), withoutGeneration, func(r *row) { r.notByStatus = []string{"labels"} }),
+		resource[appsv1.StatefulSet, appsv1.StatefulSetList](apps, "StatefulSet", "statefulsets", "statefulset", hooks[appsv1.StatefulSet]{
+			Defaults: defaults.StatefulSet, Validate: validation.StatefulSet, ValidateUpdate: validation.StatefulSetUpdate,
+			ValidateStatus: validation.StatefulSetStatusUpdate, Warn: warn(validation.StatefulSetWarnings), Columns: table.StatefulSet(),
+			Prepare: func(_ context.Context, s, _ *appsv1.StatefulSet) { defaults.PreparePodTemplate(&s.Spec.Template) },
+			ScaleGet: func(s *appsv1.StatefulSet) (*int32, int32, *metav1.LabelSelector) {
+				return s.Spec.Replicas, s.Status.Replicas, s.Spec.Selector
+			},
+			ScaleSet: func(s *appsv1.StatefulSet, n int32) { s.Spec.Replicas = &n },
+		}, shortNames("sts"), inAll, collected(rest.DeleteDependents)),
+		resource[appsv1.ControllerRevision, appsv1.ControllerRevisionList](apps, "ControllerRevision", "controllerrevisions", "controllerrevision", hooks[appsv1.ControllerRevision]{
+			Validate: validation.ControllerRevision, ValidateUpdate: validation.ControllerRevisionUpdate, Columns: table.ControllerRevision(),
+		}),
 		resource[appsv1.ReplicaSet, appsv1.ReplicaSetList](apps, "ReplicaSet", "replicasets", "replicaset", hooks[appsv1.ReplicaSet]{
 			Defaults: defaults.ReplicaSet, Validate: validation.ReplicaSet, ValidateUpdate: validation.ReplicaSetUpdate,
 			ValidateStatus: validation.ReplicaSetStatusUpdate, Warn: warn(validation.ReplicaSetWarnings), Columns: table.ReplicaSet(),

@@ -61,3 +61,30 @@ func keepAnnotation(now, was map[string]string, key string, into *map[string]str
 		delete(now, key)
 	}
 }
+
+// StatefulSet fills in the number of replicas, how they are managed and
+// replaced, and the template with its claims.
+func StatefulSet(s *appsv1.StatefulSet) {
+	zero(&s.Spec.PodManagementPolicy, appsv1.OrderedReadyPodManagement)
+	u := &s.Spec.UpdateStrategy
+	if u.Type == "" {
+		u.Type = appsv1.RollingUpdateStatefulSetStrategyType
+		set(&u.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
+	}
+	if u.Type == appsv1.RollingUpdateStatefulSetStrategyType && u.RollingUpdate != nil {
+		set(&u.RollingUpdate.Partition, 0)
+		set(&u.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
+	}
+	set(&s.Spec.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
+	zero(&s.Spec.PersistentVolumeClaimRetentionPolicy.WhenDeleted, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
+	zero(&s.Spec.PersistentVolumeClaimRetentionPolicy.WhenScaled, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
+	set(&s.Spec.Replicas, 1)
+	set(&s.Spec.RevisionHistoryLimit, history)
+	PodTemplateSpec(&s.Spec.Template)
+	for i := range s.Spec.VolumeClaimTemplates {
+		c := &s.Spec.VolumeClaimTemplates[i]
+		PersistentVolumeClaim(c)
+		// Kubernetes has always shown these of what lies within.
+		c.APIVersion, c.Kind = "v1", "PersistentVolumeClaim"
+	}
+}

@@ -3,10 +3,12 @@
 package table
 
 import (
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // Deployment are the columns of deployments.
@@ -28,6 +30,38 @@ func Deployment() Columns[appsv1.Deployment] {
 				d.Name, ratio(int(d.Status.ReadyReplicas), int(or(d.Spec.Replicas, 0))), int64(d.Status.UpdatedReplicas),
 				int64(d.Status.AvailableReplicas), age(d.CreationTimestamp, now), names, images, chosen,
 			}
+		},
+	}
+}
+
+// StatefulSet are the columns of statefulsets.
+func StatefulSet() Columns[appsv1.StatefulSet] {
+	return Columns[appsv1.StatefulSet]{
+		Definitions: append([]metav1.TableColumnDefinition{name(), text("Ready", "Number of the pod with ready state"), ageColumn()}, templateColumns()...),
+		Cells: func(s *appsv1.StatefulSet, now time.Time) []any {
+			names, images := templateCells(s.Spec.Template.Spec)
+			return []any{s.Name, ratio(int(s.Status.ReadyReplicas), int(or(s.Spec.Replicas, 0))), age(s.CreationTimestamp, now), names, images}
+		},
+	}
+}
+
+// ControllerRevision are the columns of controllerrevisions.
+func ControllerRevision() Columns[appsv1.ControllerRevision] {
+	return Columns[appsv1.ControllerRevision]{
+		Definitions: []metav1.TableColumnDefinition{
+			name(), text("Controller", "Controller of the object"), text("Revision", appsv1.ControllerRevision{}.SwaggerDoc()["revision"]), ageColumn(),
+		},
+		Cells: func(r *appsv1.ControllerRevision, now time.Time) []any {
+			owner := none
+			if ref := metav1.GetControllerOfNoCopy(r); ref != nil {
+				gv, _ := schema.ParseGroupVersion(ref.APIVersion) // owners are validated
+				owner = strings.ToLower(ref.Kind)
+				if gv.Group != "" {
+					owner += "." + gv.Group
+				}
+				owner += "/" + ref.Name
+			}
+			return []any{r.Name, owner, r.Revision, age(r.CreationTimestamp, now)}
 		},
 	}
 }

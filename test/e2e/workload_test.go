@@ -121,3 +121,46 @@ func leastReady(t *testing.T, selector string, from int32) func() int32 {
 	t.Cleanup(stop)
 	return least.Load
 }
+
+// TestStatefulSet: S63. Stock kubectl rolls out members with names that stay,
+// and takes a rollout back.
+func TestStatefulSet(t *testing.T) {
+	t.Parallel()
+	example(t, "members.yaml")
+	const name = "statefulset/members"
+	status := func() {
+		t.Helper()
+		if got := must(t, "rollout", "status", name, "--timeout=120s"); !strings.Contains(got, "rolling update complete 3 pods") {
+			t.Errorf("rollout status says %q", got)
+		}
+	}
+	must(t, "wait", "--for=jsonpath={.status.availableReplicas}=3", name, "--timeout=120s")
+	if got := page(getPod(t, "members-1").Status.PodIP); got != "members-1" {
+		t.Errorf("members-1 says %q", got)
+	}
+	before := getPod(t, "members-1").UID
+	must(t, "set", "env", name, "COLOR=blue")
+	status()
+	if p := getPod(t, "members-1"); p.UID == before || p.Spec.Containers[0].Env[0].Value != "blue" {
+		t.Errorf("members-1 was not replaced: %v", p.Spec.Containers[0].Env)
+	}
+	if got := must(t, "rollout", "history", name); strings.Count(got, "<none>") != 2 {
+		t.Errorf("rollout history says\n%s", got)
+	}
+	must(t, "rollout", "undo", name)
+	status()
+	if p := getPod(t, "members-0"); len(p.Spec.Containers[0].Env) != 0 {
+		t.Errorf("members-0 was not taken back: %v", p.Spec.Containers[0].Env)
+	}
+	must(t, "scale", name, "--replicas=1")
+	gone(t, "members-2")
+	gone(t, "members-1")
+	if got := must(t, "get", "controllerrevisions", "-l", "app=members"); !strings.Contains(got, "statefulset.apps/members") {
+		t.Errorf("get controllerrevisions says\n%s", got)
+	}
+	must(t, "delete", name, "--cascade=orphan")
+	if refs := must(t, "get", "pod", "members-0", "-o", "jsonpath={.metadata.ownerReferences}"); refs != "" {
+		t.Errorf("the orphan has the owners %s", refs)
+	}
+	removeLater(t, "pod", "members-0")
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/peapod/peapod/api/defaults"
+)
+
+// statefulSets keeps StatefulSets true: Pods with names of their own that stay,
+// one for each ordinal, and claims that stay with the names. No Pod is ever
+// deleted by force: two of one name must not be.
+type statefulSets struct{ *replicas }
+
+// addStatefulSet adds the controller of StatefulSets.
+func addStatefulSet(m manager.Manager, _ Config) error {
+	all, err := newReplicas(m, "statefulset-controller", appsv1.SchemeGroupVersion.WithKind("StatefulSet"))
+	if err != nil {
+		return err
+	}
+	r := statefulSets{all}
+	gone := predicate.Funcs{
+		CreateFunc: func(event.CreateEvent) bool { return false }, UpdateFunc: func(event.UpdateEvent) bool { return false },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+	return ctrl.NewControllerManagedBy(m).Named("statefulset").For(&appsv1.StatefulSet{}).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+			return r.owners(ctx, o.(*corev1.Pod), r.candidates)
+		})).
+		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(r.ofClaim), builder.WithPredicates(gone)).
+		Complete(r)
+}
+
+// candidates are the sets that would take an orphan.
+func (r statefulSets) candidates(ctx context.Context, p *corev1.Pod) []client.Object {
+	var list appsv1.StatefulSetList
+	return matching(ctx, r.client, &list, p, func() (out []client.Object) {
+		for i := range list.Items {
+			s, err := metav1.LabelSelectorAsSelector(list.Items[i].Spec.Selector)
+			if parent, _ := parentOf(p.Name); err == nil && s.Matches(labels.Set(p.Labels)) && parent == list.Items[i].Name {
+				out = append(out, &list.Items[i])
+			}
+		}
+		return out
+	})
+}
+
+// ofClaim is the set that may wait for the end of a claim: it is owned by the
+// set or by a Pod that the set scaled away.
+func (r statefulSets) ofClaim(_ context.Context, o client.Object) (out []reconcile.Request) {
+	for _, ref := range o.GetOwnerReferences() {
+		name := ref.Name
+		switch ref.Kind {
+		case "Pod":
+			name, _ = parentOf(ref.Name)
+		case r.gvk.Kind:
+		default:
+			continue
+		}
+		out = append(out, reconcile.Request{NamespacedName: client.ObjectKey{Namespace: o.GetNamespace(), Name: name}})
+	}
+	return out
+}
+
+func (r statefulSets) Reconcile(ctx context.Context, q reconcile.Request) (reconcile.Result, error) {
+	set := &appsv1.StatefulSet{}
+	if err := r.get(ctx, q, set); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	m, settled, err := r.look(ctx, set)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	m.count()
+	if settled && set.DeletionTimestamp == nil {
+		err = m.update(ctx)
+	}
+	m.complete()
+	if !equality.Semantic.DeepEqual(set.Status, m.status) {
+		set.Status = m.status
+		err = errors.Join(err, ignoreStale(r.client.Status().Update(ctx, set)))
+	}
+	if err = errors.Join(err, m.forget(ctx)); err != nil {
+		return reconcile.Result{}, err
+	}
+	after := m.nextAvailable()
+	if !settled && (after == 0 || after > unseen) {
+		after = unseen
+	}
+	return reconcile.Result{RequeueAfter: after}, nil
+}
+
+// look finds the Pods and revisions of a set, and says whether the cache shows
+// all that was done for it before.
+func (r statefulSets) look(ctx context.Context, set *appsv1.StatefulSet) (*members, bool, error) {
+	selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
+	if err != nil {
+		return nil, false, err
+	}
+	past, err := r.revisions(ctx, set, selector)
+	if err != nil {
+		return nil, false, err
+	}
+	seen := r.seen()
+	all, err := r.list(ctx, set)
+	if err != nil {
+		return nil, false, err
+	}
+	settled := r.expected.fulfilled(set, seen, all)
+	pods := make([]*corev1.Pod, len(all))
+	for i := range all {
+		pods[i] = &all[i]
+	}
+	pods, err = claim(ctx, r.owning, set, func(p *corev1.Pod) bool {
+		parent, _ := parentOf(p.Name)
+		return parent == set.Name && selector.Matches(labels.Set(p.Labels))
+	}, pods)
+	if err != nil {
+		return nil, false, err
+	}
+	m := &members{statefulSets: r, set: set, now: time.Now(), past: past}
+	collisions := int32(0)
+	if c := set.Status.CollisionCount; c != nil {
+		collisions = *c
+	}
+	m.target, err = r.present(ctx, set, &set.Spec.Template, past, &collisions, defaults.PodTemplateSpec)
+	if err != nil {
+		return nil, false, err
+	}
+	m.current = m.target
+	for _, p := range past {
+		if p.Name == set.Status.CurrentRevision {
+			m.current = p
+		}
+	}
+	m.status = appsv1.StatefulSetStatus{
+		ObservedGeneration: set.Generation, CurrentRevision: m.current.Name, UpdateRevision: m.target.Name,
+		CollisionCount: &collisions, Conditions: set.Status.Conditions,
+	}
+	return m, settled, m.place(pods)
+}
