@@ -212,6 +212,7 @@ func kinds() map[string]kind {
 
 func boundKinds() map[string]kind {
 	return map[string]kind{
+		"LimitRange": of(rules[corev1.LimitRange]{defaults: defaults.LimitRange, check: validation.LimitRange, change: validation.LimitRangeUpdate, columns: table.LimitRange()}),
 		"ResourceQuota": of(rules[corev1.ResourceQuota]{defaults: defaults.ResourceQuota, check: validation.ResourceQuota, change: validation.ResourceQuotaUpdate, columns: table.ResourceQuota(),
 			parts: map[string]part[corev1.ResourceQuota]{"status": {check: validation.ResourceQuotaStatusUpdate}}}),
 	}

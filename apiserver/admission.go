@@ -50,6 +50,7 @@ func (s *Server) admission(c *genericapiserver.Config, client kubernetes.Interfa
 		RuntimeClass: func(ctx context.Context, name string) (*nodev1.RuntimeClass, error) {
 			return getFresh[nodev1.RuntimeClass](ctx, s, nodev1.Resource("runtimeclasses"), "", name)
 		},
+		LimitRanges:     s.limitRanges,
 		Node:            boundObjects{s, true}.Node,
 		PriorityClasses: s.informers.Scheduling().V1().PriorityClasses().Lister(),
 		IngressClasses:  s.informers.Networking().V1().IngressClasses().Lister(),

@@ -36,3 +36,11 @@ func ResourceQuota() Columns[corev1.ResourceQuota] {
 		},
 	}
 }
+
+// LimitRange are the columns of limitranges.
+func LimitRange() Columns[corev1.LimitRange] {
+	return Columns[corev1.LimitRange]{
+		Definitions: []metav1.TableColumnDefinition{name(), createdAt()},
+		Cells:       func(l *corev1.LimitRange, _ time.Time) []any { return []any{l.Name, created(l.CreationTimestamp)} },
+	}
+}

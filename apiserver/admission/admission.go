@@ -27,6 +27,8 @@ type Objects struct {
 	PriorityClass  func(ctx context.Context, name string) (*schedulingv1.PriorityClass, error)
 	RuntimeClass   func(ctx context.Context, name string) (*nodev1.RuntimeClass, error)
 	Node           func(ctx context.Context, name string) (*corev1.Node, error)
+	// LimitRanges are those of a namespace.
+	LimitRanges func(ctx context.Context, namespace string) ([]corev1.LimitRange, error)
 	// PriorityClasses are all of them, to find the default.
 	PriorityClasses schedulinglisters.PriorityClassLister
 	IngressClasses  networkinglisters.IngressClassLister
@@ -37,6 +39,7 @@ type Objects struct {
 // standards of their namespace: see NewPodSecurity.
 func Plugins(o Objects, security admission.Interface) []admission.Interface {
 	return []admission.Interface{
+		limitRanger{on(admission.Create, admission.Update), o},
 		serviceAccount{on(admission.Create, admission.Update), o},
 		taintNodes{on(admission.Create)},
 		security,

@@ -209,7 +209,7 @@ func (k kind) table(obj runtime.Object) (*metav1.Table, error) {
 }
 
 // plain are the kinds that Kubernetes prints without columns of their own.
-var plain = []string{"Role", "ClusterRole"}
+var plain = []string{"LimitRange", "Role", "ClusterRole"}
 
 // context is a request for the object, as a client of its version makes it.
 func (k kind) context(obj runtime.Object, sub string) context.Context {

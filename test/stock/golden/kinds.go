@@ -33,6 +33,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/configmap"
 	"k8s.io/kubernetes/pkg/registry/core/endpoint"
 	"k8s.io/kubernetes/pkg/registry/core/event"
+	"k8s.io/kubernetes/pkg/registry/core/limitrange"
 	"k8s.io/kubernetes/pkg/registry/core/namespace"
 	"k8s.io/kubernetes/pkg/registry/core/node"
 	"k8s.io/kubernetes/pkg/registry/core/persistentvolume"
@@ -123,6 +124,7 @@ func upstream() (map[string]kind, error) {
 	add(storage, "v1", "CSIDriver", "csidrivers", csidriver.Strategy, nil)
 	add(storage, "v1", "CSIStorageCapacity", "csistoragecapacities", csistoragecapacity.Strategy, nil)
 	add(storage, "v1", "VolumeAttributesClass", "volumeattributesclasses", volumeattributesclass.Strategy, nil)
+	add("", "v1", "LimitRange", "limitranges", limitrange.Strategy, nil)
 	add("", "v1", "ResourceQuota", "resourcequotas", resourcequota.Strategy, parts{"status": resourcequota.StatusStrategy})
 	const admission = "admissionregistration.k8s.io"
 	add(admission, "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", validatingwebhookconfiguration.Strategy, nil)
