@@ -130,7 +130,7 @@ func TestStatefulSet(t *testing.T) {
 	const name = "statefulset/members"
 	status := func() {
 		t.Helper()
-		if got := must(t, "rollout", "status", name, "--timeout=120s"); !strings.Contains(got, "rolling update complete 3 pods") {
+		if got := must(t, "rollout", "status", name, "--timeout=120s"); !strings.Contains(got, "partitioned roll out complete: 3 new pods") {
 			t.Errorf("rollout status says %q", got)
 		}
 	}
