@@ -120,24 +120,38 @@ func ended(p *corev1.Pod) time.Time {
 	return p.CreationTimestamp.Time
 }
 
-// containersEnded is when the last container ended, sidecars included; zero
-// when one has not.
-func containersEnded(p *corev1.Pod) (last time.Time) {
-	all := append([]corev1.ContainerStatus(nil), p.Status.ContainerStatuses...)
+// containersEnded is when the last container ended, or where a main one has
+// not, the last sidecar; zero when a sidecar has not.
+func containersEnded(p *corev1.Pod) time.Time {
+	var sidecars []corev1.ContainerStatus
 	for i := range p.Spec.InitContainers {
 		for _, s := range p.Status.InitContainerStatuses {
 			if c := &p.Spec.InitContainers[i]; s.Name == c.Name && pod.Sidecar(c) {
-				all = append(all, s)
+				sidecars = append(sidecars, s)
 			}
 		}
 	}
-	for _, s := range all {
+	last, _ := lastEnd(p.Status.ContainerStatuses)
+	end, all := lastEnd(sidecars)
+	switch {
+	case !all:
+		return time.Time{}
+	case end.After(last):
+		return end
+	}
+	return last
+}
+
+// lastEnd is when the last of some containers ended; all says whether each
+// has.
+func lastEnd(list []corev1.ContainerStatus) (last time.Time, all bool) {
+	for _, s := range list {
 		if s.State.Terminated == nil || s.State.Terminated.FinishedAt.IsZero() {
-			return time.Time{}
+			return time.Time{}, false
 		}
 		if t := s.State.Terminated.FinishedAt.Time; t.After(last) {
 			last = t
 		}
 	}
-	return last
+	return last, true
 }
