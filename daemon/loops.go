@@ -18,12 +18,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	ctrl "sigs.k8s.io/controller-runtime"
 	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/peapod/peapod/api/claim"
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/controller"
 	"github.com/peapod/peapod/dns"
@@ -76,6 +79,9 @@ func (d *node) startControllers(ctx context.Context) error {
 	if err := controller.Add(m, config); err != nil {
 		return err
 	}
+	if err := localClass(ctx, own); err != nil {
+		return err
+	}
 	var followed scheduler.Informers
 	for _, x := range []struct {
 		kind client.Object
@@ -107,6 +113,21 @@ func (d *node) startControllers(ctx context.Context) error {
 	d.part(ctx, "the controllers", m.Start)
 	d.part(ctx, "the scheduler", s.Run)
 	d.part(ctx, "the addresses of Services", d.addresses.Run)
+	return nil
+}
+
+// localClass makes the class that claims get which name none: its volumes are
+// folders of the node that the Pod goes to, and go with their claim. One that is
+// there stays as somebody made it.
+func localClass(ctx context.Context, c kubernetes.Interface) error {
+	mode := storagev1.VolumeBindingWaitForFirstConsumer
+	_, err := c.StorageV1().StorageClasses().Create(ctx, &storagev1.StorageClass{
+		ObjectMeta:  metav1.ObjectMeta{Name: "local", Annotations: map[string]string{claim.DefaultClass: "true"}},
+		Provisioner: claim.LocalProvisioner, VolumeBindingMode: &mode,
+	}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("cannot make the storage class of local volumes: %w", err)
+	}
 	return nil
 }
 

@@ -69,6 +69,9 @@ func (a *Agent) mount(ctx context.Context, p *corev1.Pod, v corev1.Volume, m cor
 		out.Image, out.ImageSubPath = &runtimeapi.ImageSpec{Image: image.Id, UserSpecifiedImage: v.Image.Reference}, sub
 		return out, nil
 	}
+	if c := v.PersistentVolumeClaim; c != nil && c.ReadOnly {
+		out.Readonly = true
+	}
 	path, err := a.volumes.Mount(ctx, p, v)
 	if err == nil {
 		out.HostPath, err = inVolume(path, sub, m.Name, container, volume.Live(v))

@@ -186,6 +186,19 @@ func (o *objects) Secret(ctx context.Context, namespace, name string) (*corev1.S
 	return s, missing(err, "secret", name)
 }
 
+// Claim reads a claim, and PersistentVolume a volume; both are read when they
+// are mounted only.
+func (o *objects) Claim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error) {
+	c, err := o.client.CoreV1().PersistentVolumeClaims(namespace).Get(ctx, name, metav1.GetOptions{})
+	return c, missing(err, "persistentvolumeclaim", name)
+}
+
+// PersistentVolume reads a volume.
+func (o *objects) PersistentVolume(ctx context.Context, name string) (*corev1.PersistentVolume, error) {
+	v, err := o.client.CoreV1().PersistentVolumes().Get(ctx, name, metav1.GetOptions{})
+	return v, missing(err, "persistentvolume", name)
+}
+
 // missing says what is not there in the node's words, not the API server's:
 // events have the kind in the singular.
 func missing(err error, kind, name string) error {

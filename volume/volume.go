@@ -30,6 +30,8 @@ import (
 type Sources interface {
 	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
+	Claim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error)
+	PersistentVolume(ctx context.Context, name string) (*corev1.PersistentVolume, error)
 	Token(ctx context.Context, namespace, account string, r *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error)
 }
 
@@ -78,6 +80,8 @@ func (m *Mounter) mount(ctx context.Context, p *corev1.Pod, v corev1.Volume) (st
 		return m.write(ctx, p, v.Name, "downward-api", v.DownwardAPI.DefaultMode, func() (files, error) { return m.downward(p, v.DownwardAPI.Items) })
 	case v.Projected != nil:
 		return m.write(ctx, p, v.Name, "projected", v.Projected.DefaultMode, func() (files, error) { return m.projected(ctx, p, v.Projected) })
+	case v.PersistentVolumeClaim != nil || v.Ephemeral != nil:
+		return m.claimed(ctx, p, &v)
 	}
 	return "", fmt.Errorf("no volume plugin matched name: %s", kindOf(v.VolumeSource))
 }

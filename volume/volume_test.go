@@ -29,6 +29,8 @@ import (
 type objects struct {
 	configMaps map[string]*corev1.ConfigMap
 	secrets    map[string]*corev1.Secret
+	claim      *corev1.PersistentVolumeClaim
+	volume     *corev1.PersistentVolume
 	failure    error // what the API says to everything
 	fetch      func(r *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error)
 }
@@ -45,6 +47,20 @@ func (o *objects) Secret(_ context.Context, _, name string) (*corev1.Secret, err
 		return s, o.failure
 	}
 	return nil, apierrors.NewNotFound(corev1.Resource("secret"), name)
+}
+
+func (o *objects) Claim(_ context.Context, _, name string) (*corev1.PersistentVolumeClaim, error) {
+	if o.claim != nil && o.claim.Name == name {
+		return o.claim, nil
+	}
+	return nil, apierrors.NewNotFound(corev1.Resource("persistentvolumeclaim"), name)
+}
+
+func (o *objects) PersistentVolume(_ context.Context, name string) (*corev1.PersistentVolume, error) {
+	if o.volume != nil && o.volume.Name == name {
+		return o.volume, nil
+	}
+	return nil, apierrors.NewNotFound(corev1.Resource("persistentvolume"), name)
 }
 
 func (o *objects) Token(_ context.Context, _, _ string, r *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
