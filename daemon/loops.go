@@ -17,6 +17,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -89,6 +90,7 @@ func (d *node) startControllers(ctx context.Context) error {
 	}{
 		{&corev1.Pod{}, &followed.Pods}, {&corev1.Node{}, &followed.Nodes}, {&corev1.Namespace{}, &followed.Namespaces}, {&corev1.Service{}, &followed.Services},
 		{&corev1.ReplicationController{}, &followed.ReplicationControllers}, {&appsv1.ReplicaSet{}, &followed.ReplicaSets},
+		{&appsv1.StatefulSet{}, &followed.StatefulSets}, {&policyv1.PodDisruptionBudget{}, &followed.Budgets},
 		{&corev1.PersistentVolumeClaim{}, &followed.Claims}, {&corev1.PersistentVolume{}, &followed.Volumes}, {&storagev1.StorageClass{}, &followed.StorageClasses},
 	} {
 		if *x.to, err = m.GetCache().GetInformer(ctx, x.kind); err != nil {

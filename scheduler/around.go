@@ -19,6 +19,7 @@ type known struct {
 	services               shelf[corev1.Service]
 	replicationControllers shelf[corev1.ReplicationController]
 	replicaSets            shelf[appsv1.ReplicaSet]
+	statefulSets           shelf[appsv1.StatefulSet]
 	budgets                shelf[policyv1.PodDisruptionBudget]
 
 	stock
@@ -28,7 +29,7 @@ func newKnown() *known {
 	return &known{
 		nodes: map[string]*nodeInfo{}, namespaces: map[string]labels.Set{},
 		services: shelf[corev1.Service]{}, replicationControllers: shelf[corev1.ReplicationController]{}, replicaSets: shelf[appsv1.ReplicaSet]{},
-		budgets: shelf[policyv1.PodDisruptionBudget]{}, stock: newStock(),
+		statefulSets: shelf[appsv1.StatefulSet]{}, budgets: shelf[policyv1.PodDisruptionBudget]{}, stock: newStock(),
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -121,6 +122,45 @@ func TestMakesRoomBeside(t *testing.T) {
 		c, _, why := victimsOn(newWish(x.p), placeOf(x.p, i, nodeWith(testNode("empty", 0))), nil)
 		if got := victimsOf(c); len(got) != 1 || got[0] != "v" {
 			t.Errorf("%s: %q, %v", name, got, why)
+		}
+	}
+}
+
+// TestKin: with whom a Pod is spread that does not say.
+func TestKin(t *testing.T) {
+	by := func(kind, name string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: kind, Name: name, Controller: ptr.To(true)}}
+			if kind == "ReplicationController" {
+				p.OwnerReferences[0].APIVersion = "v1"
+			}
+		}
+	}
+	k := newKnown()
+	chosen := &metav1.LabelSelector{MatchLabels: map[string]string{"set": "s"}}
+	in := metav1.ObjectMeta{Name: "s", Namespace: "default"}
+	s := &corev1.Service{ObjectMeta: in}
+	s.Spec.Selector = map[string]string{"app": "w"}
+	k.services[nameOf(s)] = s
+	k.replicaSets[nameOf(s)] = &appsv1.ReplicaSet{ObjectMeta: in, Spec: appsv1.ReplicaSetSpec{Selector: chosen}}
+	k.statefulSets[nameOf(s)] = &appsv1.StatefulSet{ObjectMeta: in, Spec: appsv1.StatefulSetSpec{Selector: chosen}}
+	k.replicationControllers[nameOf(s)] = &corev1.ReplicationController{ObjectMeta: in, Spec: corev1.ReplicationControllerSpec{Selector: map[string]string{"rc": "s"}}}
+	for name, x := range map[string]struct {
+		pod  *corev1.Pod
+		want string
+	}{
+		"nobody":                       {testPod("p", 0), ""},
+		"a Service":                    {testPod("p", 0, app("w")), "app=w"},
+		"a Service elsewhere":          {testPod("p", 0, app("w"), elsewhere), ""},
+		"a set":                        {testPod("p", 0, by("ReplicaSet", "s")), "set=s"},
+		"a set of members":             {testPod("p", 0, by("StatefulSet", "s")), "set=s"},
+		"a controller":                 {testPod("p", 0, by("ReplicationController", "s")), "rc=s"},
+		"a set that is gone":           {testPod("p", 0, by("ReplicaSet", "gone")), ""},
+		"both":                         {testPod("p", 0, app("w"), by("StatefulSet", "s")), "app=w,set=s"},
+		"an owner that does not count": {testPod("p", 0, by("Job", "s")), ""},
+	} {
+		if got := k.kin(x.pod).String(); got != x.want {
+			t.Errorf("%s: %q, want %q", name, got, x.want)
 		}
 	}
 }

@@ -26,6 +26,8 @@ func (s *Scheduler) follow() (synced []<-chan struct{}, err error) {
 		{s.cfg.Services, keep(s, s.services)},
 		{s.cfg.ReplicationControllers, keep(s, s.replicationControllers)},
 		{s.cfg.ReplicaSets, keep(s, s.replicaSets)},
+		{s.cfg.StatefulSets, keep(s, s.statefulSets)},
+		{s.cfg.Budgets, keep(s, s.budgets)},
 		{s.cfg.Claims, handler(s.claimCame, s.claimGone)},
 		{s.cfg.Volumes, keep(s, s.stock.volumes, storageChange{})},
 		{s.cfg.StorageClasses, keep(s, s.stock.classes, storageChange{})},

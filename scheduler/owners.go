@@ -58,6 +58,10 @@ func (k *known) kin(p *corev1.Pod) labels.Selector {
 		if c := k.replicaSets[name]; c != nil {
 			more = c.Spec.Selector
 		}
+	case appsv1.SchemeGroupVersion.String() + " StatefulSet":
+		if c := k.statefulSets[name]; c != nil {
+			more = c.Spec.Selector
+		}
 	}
 	s := labels.SelectorFromSet(all)
 	if more != nil {

@@ -36,6 +36,7 @@ type Config struct {
 // them.
 type Informers struct {
 	Pods, Nodes, Namespaces, Services, ReplicationControllers, ReplicaSets Informer
+	StatefulSets, Budgets                                                  Informer
 	Claims, Volumes, StorageClasses                                        Informer
 }
 

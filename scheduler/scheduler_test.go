@@ -87,7 +87,7 @@ func playCold(t *testing.T, do func(*stage)) {
 		s.client.PrependReactor("patch", "pods", s.statuses)
 		s.client.PrependReactor("delete", "pods", s.deletes)
 		s.Scheduler = New(Config{Client: heldClient{s.client, s}, Log: slog.New(slog.DiscardHandler), Informers: Informers{
-			Pods: &s.pods, Nodes: &s.nodes, Namespaces: &s.namespaces, Services: &s.others, ReplicationControllers: &s.others, ReplicaSets: &s.others,
+			Pods: &s.pods, Nodes: &s.nodes, Namespaces: &s.namespaces, Services: &s.others, ReplicationControllers: &s.others, ReplicaSets: &s.others, StatefulSets: &s.others, Budgets: &s.others,
 			Claims: &s.claims, Volumes: &s.volumes, StorageClasses: &s.classes,
 		}})
 		ctx, cancel := context.WithCancel(t.Context())
