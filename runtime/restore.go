@@ -253,6 +253,9 @@ func (r *Runtime) restoreContainer(ctx context.Context, c *container, find past)
 		return err
 	}
 	s, known := find.kept[c.ID]
+	// One whose launcher was at work may have left something since we asked the
+	// launchers.
+	touched := known || find.launched[c.ID]
 	if known && s.Starting {
 		// The OCI runtime was at work when we died. It is ended, unless it has
 		// done its work by now.
@@ -265,7 +268,7 @@ func (r *Runtime) restoreContainer(ctx context.Context, c *container, find past)
 		}
 		known = slices.ContainsFunc(now, func(s keeper.State) bool { return s.ID == c.ID })
 	}
-	c.clean = !find.launched[c.ID]
+	c.clean = !touched
 	switch {
 	case c.StartError != "":
 		close(c.over)
@@ -279,7 +282,7 @@ func (r *Runtime) restoreContainer(ctx context.Context, c *container, find past)
 		return nil // its end, if it has ended, is told in Run
 	case c.Started.IsZero():
 		// Never started, or not to the end: then it is as if it never was.
-		if find.launched[c.ID] {
+		if touched {
 			return r.sweep(ctx, c)
 		}
 		return r.host.Cgroups.Remove(ctx, c.Cgroup)

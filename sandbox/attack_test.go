@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -256,7 +257,7 @@ func TestAttackCgroup(t *testing.T) {
 // TestAttackPrivileges: what a process is left with, in run and in exec.
 func TestAttackPrivileges(t *testing.T) {
 	onEach(t, func(t *testing.T, p *pod) {
-		in := p.input("ambient", "id -u; id -G; grep -E 'Cap|NoNew|Seccomp:|SigBlk|SigIgn' /proc/self/status; echo >/ready; exec sleep 1000")
+		in := p.input("ambient", "ulimit -n; umask; id -u; id -G; grep -E 'Cap|NoNew|Seccomp:|SigBlk|SigIgn' /proc/self/status; echo >/ready; exec sleep 1000")
 		sec(&in).RunAsUser, sec(&in).SupplementalGroups = value(1000), []int64{3000}
 		sec(&in).Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
 		var err error
@@ -271,8 +272,12 @@ func TestAttackPrivileges(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.reap(p.pid(bundle + "/exec.pid"))
+		var files unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+			t.Fatal(err)
+		}
 		const bind = "0000000000000400"
-		for _, want := range []string{"1000", "1001 3000", "CapInh:\t" + bind, "CapPrm:\t" + bind, "CapEff:\t" + bind, "CapBnd:\t" + bind, "CapAmb:\t" + bind, "Seccomp:\t2", "SigBlk:\t0000000000000000", "read-only"} {
+		for _, want := range []string{fmt.Sprint(files.Max), "0022", "1000", "1001 3000", "CapInh:\t" + bind, "CapPrm:\t" + bind, "CapEff:\t" + bind, "CapBnd:\t" + bind, "CapAmb:\t" + bind, "Seccomp:\t2", "SigBlk:\t0000000000000000", "read-only"} {
 			if !strings.Contains(p.output(), want+"\n") {
 				t.Errorf("output lacks %q:\n%s", want, p.output())
 			}

@@ -78,6 +78,9 @@ func (p *program) become(id string, proc *specs.Process, filter *specs.LinuxSecc
 		mask = *proc.User.Umask
 	}
 	p.do("set umask", unix.SYS_UMASK, uintptr(mask))
+	if err := p.openFiles(proc); err != nil {
+		return err
+	}
 	for _, r := range proc.Rlimits {
 		limit := words(p, []uint64{r.Soft, r.Hard})
 		p.do("error setting rlimit type "+r.Type, unix.SYS_PRLIMIT64, 0, uintptr(rlimits()[r.Type]), limit, 0)
@@ -100,6 +103,21 @@ func (p *program) become(id string, proc *specs.Process, filter *specs.LinuxSecc
 		return fmt.Errorf("env: %w", err)
 	}
 	p.do("exec", unix.SYS_EXECVE, file, argv, envv)
+	return nil
+}
+
+// openFiles gives a process whose specification says nothing of it as many open
+// files as may be: the Go runtime has raised our soft limit to just below the
+// hard one and does not tell what it was. runc gives the same.
+func (p *program) openFiles(proc *specs.Process) error {
+	if slices.ContainsFunc(proc.Rlimits, func(r specs.POSIXRlimit) bool { return r.Type == "RLIMIT_NOFILE" }) {
+		return nil
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("cannot read limit of open files: %w", err)
+	}
+	p.do("set limit of open files", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, words(p, []uint64{limit.Max, limit.Max}), 0)
 	return nil
 }
 
