@@ -89,7 +89,7 @@ func TestClaim(t *testing.T) {
 }
 
 func TestPurge(t *testing.T) {
-	l := folder(t, "images/x", "etcd/member/x", "registries/x", "seccomp/x", "log/pods/a/b", "mine", "notes/x", "."+markerName+".123")
+	l := folder(t, "images/x", "volumes/pvc-1/x", "etcd/member/x", "registries/x", "seccomp/x", "log/pods/a/b", "mine", "notes/x", "."+markerName+".123")
 	if err := l.writeMarker(marker{Version: 1}); err != nil {
 		t.Fatal(err)
 	}

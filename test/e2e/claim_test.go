@@ -17,11 +17,7 @@ func TestClaim(t *testing.T) {
 	if out, err := kubectlIn(t, claim, "apply", "-f", "-"); err != nil {
 		t.Fatal(out, err)
 	}
-	t.Cleanup(func() {
-		if out, err := kubectl(t, "delete", "pvc", "kept", "--ignore-not-found", "--wait=false"); err != nil {
-			t.Error(out, err)
-		}
-	})
+	removeLater(t, "pvc", "kept")
 	pod := func(name, command string) string {
 		apply(t, name, `
 		restartPolicy: Never
