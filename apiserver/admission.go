@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
+	"k8s.io/apiserver/pkg/authentication/user"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/kubernetes"
@@ -50,8 +51,11 @@ func (s *Server) admission(c *genericapiserver.Config, client kubernetes.Interfa
 		RuntimeClass: func(ctx context.Context, name string) (*nodev1.RuntimeClass, error) {
 			return getFresh[nodev1.RuntimeClass](ctx, s, nodev1.Resource("runtimeclasses"), "", name)
 		},
-		LimitRanges:     s.limitRanges,
-		Node:            boundObjects{s, true}.Node,
+		LimitRanges: s.limitRanges,
+		Node:        boundObjects{s, true}.Node,
+		Allowed: func(ctx context.Context, u user.Info, verb string, gr schema.GroupResource, name string) bool {
+			return s.allowed(ctx, u, verb, gr, "", name)
+		},
 		PriorityClasses: s.informers.Scheduling().V1().PriorityClasses().Lister(),
 		IngressClasses:  s.informers.Networking().V1().IngressClasses().Lister(),
 		StorageClasses:  s.informers.Storage().V1().StorageClasses().Lister(),

@@ -68,6 +68,10 @@ func served() map[string]string {
 	return out
 }
 
+// storedNewer are kinds that are new in 1.37: upstream stores them in the
+// version before, for the release before, which Peapod does not have.
+var storedNewer = []string{"clustertrustbundles"}
+
 func TestDiscoveryIsUpstreams(t *testing.T) {
 	for path, file := range served() {
 		t.Run(path, func(t *testing.T) {
@@ -83,6 +87,9 @@ func TestDiscoveryIsUpstreams(t *testing.T) {
 			for _, r := range want.APIResources {
 				if !kinds[main(r.Name)] {
 					continue // a kind of a later release of ours
+				}
+				if slices.Contains(storedNewer, r.Name) {
+					r.StorageVersionHash = ours[r.Name].StorageVersionHash
 				}
 				if have := ours[r.Name]; !reflect.DeepEqual(have, r) {
 					t.Errorf("%s\ngot  %+v\nwant %+v", r.Name, have, r)

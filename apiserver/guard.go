@@ -9,7 +9,6 @@ import (
 	"slices"
 
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -18,6 +17,7 @@ import (
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/generic/registry"
 
+	podadmission "github.com/peapod/peapod/apiserver/admission"
 	"github.com/peapod/peapod/auth"
 )
 
@@ -29,22 +29,11 @@ func (s *Server) guardRoles(_ *stores, main *registry.Store) {
 		return done, s.mayGrant(ctx, o, nil)
 	}
 	main.BeginUpdate = func(ctx context.Context, o, old runtime.Object, _ *metav1.UpdateOptions) (registry.FinishFunc, error) {
-		if onlyCollected(o, old) {
+		if podadmission.OnlyCollected(o, old) {
 			return done, nil
 		}
 		return done, s.mayGrant(ctx, o, old)
 	}
-}
-
-// onlyCollected says whether a change touches only what the garbage collector
-// reads.
-func onlyCollected(o, old runtime.Object) bool {
-	c := o.DeepCopyObject().(object)
-	was := old.(object)
-	c.SetOwnerReferences(was.GetOwnerReferences())
-	c.SetFinalizers(was.GetFinalizers())
-	c.SetManagedFields(was.GetManagedFields())
-	return equality.Semantic.DeepEqual(c, was)
 }
 
 func (s *Server) mayGrant(ctx context.Context, o, old runtime.Object) error {

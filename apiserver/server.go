@@ -245,7 +245,13 @@ func (s *Server) etcdOptions() options.EtcdOptions {
 
 // storageConfig says how the stores of the table are opened.
 func (s *Server) storageConfig(c *genericapiserver.Config, eo options.EtcdOptions) error {
-	factory := serverstorage.NewDefaultStorageFactory(eo.StorageConfig, protobuf, s.codecs, serverstorage.NewDefaultResourceEncodingConfig(s.scheme), serverstorage.NewResourceConfig(), nil)
+	// Kinds that are new in this release would be stored in a version before it,
+	// for the release before it: there is none of ours.
+	encoding := serverstorage.NewDefaultResourceEncodingConfig(s.scheme)
+	for _, r := range s.rows {
+		encoding.SetResourceEncoding(schema.GroupResource{Group: r.gv.Group, Resource: r.plural}, r.gv, internal(r.gv.Group))
+	}
+	factory := serverstorage.NewDefaultStorageFactory(eo.StorageConfig, protobuf, s.codecs, encoding, serverstorage.NewResourceConfig(), nil)
 	factory.StorageConfig.StorageObjectCountTracker = c.StorageObjectCountTracker
 	if err := eo.ApplyWithStorageFactoryTo(factory, c); err != nil {
 		return err

@@ -148,6 +148,7 @@ func ClusterRoles() []rbacv1.ClusterRole {
 			on("networking.k8s.io", []string{"list", "watch"}, "servicecidrs"),
 			on("discovery.k8s.io", []string{"list", "watch"}, "endpointslices")),
 		clusterRole("system:node", nodeRules()...),
+		clusterRole("system:cluster-trust-bundle-discovery", on("certificates.k8s.io", readVerbs, "clustertrustbundles")),
 		clusterRole("system:kube-scheduler", schedulerRules()...),
 		clusterRole("system:kube-controller-manager",
 			on(",events.k8s.io", []string{"create", "patch", "update"}, "events"),
@@ -266,5 +267,6 @@ func ClusterRoleBindings() []rbacv1.ClusterRoleBinding {
 		bind("system:node", "system:node"), // nobody: nodes get their rights by name
 		bind("system:public-info-viewer", "system:public-info-viewer", "system:authenticated", "system:unauthenticated"),
 		bind("system:service-account-issuer-discovery", "system:service-account-issuer-discovery", "system:serviceaccounts"),
+		bind("system:cluster-trust-bundle-discovery", "system:cluster-trust-bundle-discovery", "system:serviceaccounts"),
 	}
 }

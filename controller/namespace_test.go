@@ -151,7 +151,7 @@ func TestPerNamespace(t *testing.T) {
 	until(t, "there is an account again", &accounts, there, client.InNamespace(ns))
 	var maps corev1.ConfigMapList
 	good := func() bool {
-		return len(maps.Items) == 1 && maps.Items[0].Name == "kube-root-ca.crt" && len(maps.Items[0].Data) == 1 && maps.Items[0].Data["ca.crt"] == "a root" &&
+		return len(maps.Items) == 1 && maps.Items[0].Name == "kube-root-ca.crt" && len(maps.Items[0].Data) == 1 && strings.HasPrefix(maps.Items[0].Data["ca.crt"], "-----BEGIN CERTIFICATE-----") &&
 			strings.HasPrefix(maps.Items[0].Annotations["kubernetes.io/description"], "Contains a CA bundle that can be used to verify the kube-apiserver")
 	}
 	until(t, "the root is published", &maps, good, client.InNamespace(ns))

@@ -54,7 +54,7 @@ func withWorld(m *testing.M) (code int, err error) {
 	ctrl.SetLogger(logr.Discard())
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	s, err := newServer(ctx, dir)
+	s, ca, err := newServer(ctx, dir)
 	if err != nil {
 		return 1, err
 	}
@@ -67,7 +67,7 @@ func withWorld(m *testing.M) (code int, err error) {
 	}
 	config := s.ClientConfig("system:kube-controller-manager", "system:masters")
 	folders = volume.Folders{Root: dir + "/volumes"}
-	manager, err := control(config)
+	manager, err := control(config, ca)
 	if err == nil {
 		world, err = client.NewWithWatch(config, client.Options{Scheme: clientscheme.Scheme})
 	}
@@ -83,24 +83,25 @@ func withWorld(m *testing.M) (code int, err error) {
 	return code, errors.Join(err, <-done)
 }
 
-func newServer(ctx context.Context, dir string) (*apiserver.Server, error) {
+func newServer(ctx context.Context, dir string) (s *apiserver.Server, ca []byte, err error) {
 	pki, err := auth.EnsurePKI(dir+"/pki", auth.Names{Node: "n1"}, time.Now)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	port := l.Addr().(*net.TCPAddr).AddrPort()
 	l.Close()
-	return apiserver.New(ctx, apiserver.Config{
+	s, err = apiserver.New(ctx, apiserver.Config{
 		DataDir: dir, Listen: []netip.AddrPort{port}, PKI: pki,
 		Services: netip.MustParsePrefix("10.96.0.0/16"), Version: "v1.37.2", Log: slog.New(slog.DiscardHandler),
 	})
+	return s, pki.CAPEM, err
 }
 
-func control(config *rest.Config) (run func(context.Context) error, err error) {
+func control(config *rest.Config, ca []byte) (run func(context.Context) error, err error) {
 	m, err := NewManager(config, logr.Discard())
 	if err != nil {
 		return nil, err
@@ -109,7 +110,7 @@ func control(config *rest.Config) (run func(context.Context) error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return m.Start, Add(m, Config{RootCA: []byte("a root"), Client: c, DNS: netip.MustParseAddr("10.96.0.10"), NodeName: "n1", Folders: &folders})
+	return m.Start, Add(m, Config{RootCA: ca, Client: c, DNS: netip.MustParseAddr("10.96.0.10"), NodeName: "n1", Folders: &folders})
 }
 
 // space makes a namespace that goes with the test.

@@ -4,24 +4,29 @@ package node
 
 import (
 	"context"
+	"strings"
 	"sync"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/ptr"
 )
 
-// objects are the ConfigMaps and Secrets that Pods of this node refer to. Each
-// is watched by itself, for as long as a Pod needs it: a node may see no more.
+// objects are the ConfigMaps, Secrets and ClusterTrustBundles that Pods of this
+// node refer to. Each is watched by itself, for as long as a Pod needs it: a
+// node may see no more.
 type objects struct {
 	client kubernetes.Interface
 
@@ -29,7 +34,16 @@ type objects struct {
 	watch map[objectKey]*watched
 }
 
+// objectKey is one object, or all ClusterTrustBundles of a signer.
 type objectKey struct{ resource, namespace, name string }
+
+// selector finds what is meant. A signer's name has a slash, an object's never.
+func (k objectKey) selector() fields.Selector {
+	if strings.Contains(k.name, "/") {
+		return fields.OneTermEqualSelector("spec.signerName", k.name)
+	}
+	return fields.OneTermEqualSelector("metadata.name", k.name)
+}
 
 // watched is one object and the actors that need it.
 type watched struct {
@@ -79,9 +93,15 @@ func (o *objects) unfollow(x *actor) {
 
 // begin starts the watch of one object.
 func (o *objects) begin(k objectKey) *watched {
-	var example runtime.Object = &corev1.ConfigMap{}
-	if k.resource == "secrets" {
+	var example runtime.Object
+	rest := o.client.CoreV1().RESTClient()
+	switch k.resource {
+	case "configmaps":
+		example = &corev1.ConfigMap{}
+	case "secrets":
 		example = &corev1.Secret{}
+	case "clustertrustbundles":
+		example, rest = &certificatesv1.ClusterTrustBundle{}, o.client.CertificatesV1().RESTClient()
 	}
 	w := &watched{users: map[*actor]bool{}, done: make(chan struct{})}
 	ring := func() {
@@ -91,10 +111,14 @@ func (o *objects) begin(k objectKey) *watched {
 			x.refresh()
 		}
 	}
-	lw := cache.NewListWatchFromClient(o.client.CoreV1().RESTClient(), k.resource, k.namespace, fields.OneTermEqualSelector("metadata.name", k.name))
+	handler := cache.ResourceEventHandlerFuncs{AddFunc: func(any) { ring() }, UpdateFunc: func(_, _ any) { ring() }}
+	if k.resource == "clustertrustbundles" { // of several, what is left counts
+		handler.DeleteFunc = func(any) { ring() }
+	}
+	lw := cache.NewListWatchFromClient(rest, k.resource, k.namespace, k.selector())
 	store, controller := cache.NewInformerWithOptions(cache.InformerOptions{
 		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(lw, o.client), ObjectType: example,
-		Handler: cache.ResourceEventHandlerFuncs{AddFunc: func(any) { ring() }, UpdateFunc: func(_, _ any) { ring() }},
+		Handler: handler,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	w.store, w.synced, w.stop = store, controller.HasSynced, cancel
@@ -105,7 +129,7 @@ func (o *objects) begin(k objectKey) *watched {
 	return w
 }
 
-// references are the ConfigMaps and Secrets a Pod names.
+// references are what a Pod names.
 func references(p *corev1.Pod) map[objectKey]bool {
 	out := map[objectKey]bool{}
 	configMap := func(name string) { out[objectKey{"configmaps", p.Namespace, name}] = true }
@@ -126,6 +150,9 @@ func references(p *corev1.Pod) map[objectKey]bool {
 			}
 			if s.Secret != nil {
 				secret(s.Secret.Name)
+			}
+			if b := s.ClusterTrustBundle; b != nil {
+				out[bundles(ptr.Deref(b.Name, ptr.Deref(b.SignerName, "")))] = true
 			}
 		}
 	}
@@ -152,20 +179,32 @@ func references(p *corev1.Pod) map[objectKey]bool {
 	return out
 }
 
+// bundles are those of a name, which is at most one, or of a signer.
+func bundles(name string) objectKey { return objectKey{"clustertrustbundles", "", name} }
+
 // cached finds an object that is being watched.
 func cached[T any](o *objects, k objectKey) (*T, bool) {
+	all, ok := cachedAll[T](o, k)
+	if !ok || len(all) == 0 {
+		return nil, false
+	}
+	return all[0], true
+}
+
+// cachedAll finds all that a watch has seen, if it has.
+func cachedAll[T any](o *objects, k objectKey) (out []*T, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	w := o.watch[k]
 	if w == nil || !w.synced() {
 		return nil, false
 	}
-	x, ok, err := w.store.GetByKey(k.namespace + "/" + k.name)
-	if err != nil || !ok {
-		return nil, false
+	for _, x := range w.store.List() {
+		if t, ok := x.(*T); ok {
+			out = append(out, t)
+		}
 	}
-	t, ok := x.(*T)
-	return t, ok
+	return out, true
 }
 
 // ConfigMap reads a ConfigMap.
@@ -174,7 +213,7 @@ func (o *objects) ConfigMap(ctx context.Context, namespace, name string) (*corev
 		return c, nil
 	}
 	c, err := o.client.CoreV1().ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
-	return c, missing(err, "configmap", name)
+	return c, missing(err, corev1.Resource("configmap"), name)
 }
 
 // Secret reads a Secret.
@@ -183,27 +222,52 @@ func (o *objects) Secret(ctx context.Context, namespace, name string) (*corev1.S
 		return s, nil
 	}
 	s, err := o.client.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
-	return s, missing(err, "secret", name)
+	return s, missing(err, corev1.Resource("secret"), name)
+}
+
+// ClusterTrustBundle reads a bundle of trust anchors.
+func (o *objects) ClusterTrustBundle(ctx context.Context, name string) (*certificatesv1.ClusterTrustBundle, error) {
+	if b, ok := cached[certificatesv1.ClusterTrustBundle](o, bundles(name)); ok {
+		return b, nil
+	}
+	b, err := o.client.CertificatesV1().ClusterTrustBundles().Get(ctx, name, metav1.GetOptions{})
+	return b, missing(err, certificatesv1.Resource("clustertrustbundle"), name)
+}
+
+// ClusterTrustBundles reads those of a signer.
+func (o *objects) ClusterTrustBundles(ctx context.Context, signer string) ([]*certificatesv1.ClusterTrustBundle, error) {
+	if all, ok := cachedAll[certificatesv1.ClusterTrustBundle](o, bundles(signer)); ok {
+		return all, nil
+	}
+	list, err := o.client.CertificatesV1().ClusterTrustBundles().List(ctx, metav1.ListOptions{FieldSelector: bundles(signer).selector().String()})
+	if err != nil {
+		return nil, err
+	}
+	var out []*certificatesv1.ClusterTrustBundle
+	for i := range list.Items {
+		out = append(out, &list.Items[i])
+	}
+	return out, nil
 }
 
 // Claim reads a claim, and PersistentVolume a volume; both are read when they
 // are mounted only.
 func (o *objects) Claim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error) {
 	c, err := o.client.CoreV1().PersistentVolumeClaims(namespace).Get(ctx, name, metav1.GetOptions{})
-	return c, missing(err, "persistentvolumeclaim", name)
+	return c, missing(err, corev1.Resource("persistentvolumeclaim"), name)
 }
 
 // PersistentVolume reads a volume.
 func (o *objects) PersistentVolume(ctx context.Context, name string) (*corev1.PersistentVolume, error) {
 	v, err := o.client.CoreV1().PersistentVolumes().Get(ctx, name, metav1.GetOptions{})
-	return v, missing(err, "persistentvolume", name)
+	return v, missing(err, corev1.Resource("persistentvolume"), name)
 }
 
 // missing says what is not there in the node's words, not the API server's:
 // events have the kind in the singular.
-func missing(err error, kind, name string) error {
+func missing(err error, kind schema.GroupResource, name string) error {
 	if apierrors.IsNotFound(err) {
-		return apierrors.NewNotFound(corev1.Resource(kind), name)
+		return apierrors.NewNotFound(kind, name)
 	}
 	return err
 }

@@ -8,11 +8,12 @@ import (
 	"maps"
 
 	corev1 "k8s.io/api/core/v1"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 )
 
-// projected joins several sources in one volume.
+// projected joins several sources in one volume, and tells of all that fail.
 func (m *Mounter) projected(ctx context.Context, p *corev1.Pod, s *corev1.ProjectedVolumeSource) (files, error) {
-	out := files{}
+	out, problems := files{}, []error(nil)
 	for _, src := range s.Sources {
 		var part files
 		var err error
@@ -27,15 +28,29 @@ func (m *Mounter) projected(ctx context.Context, p *corev1.Pod, s *corev1.Projec
 			part, err = m.downward(p, src.DownwardAPI.Items)
 		case src.ServiceAccountToken != nil:
 			part, err = m.token(ctx, p, src.ServiceAccountToken)
+		case src.ClusterTrustBundle != nil:
+			part, err = m.trustBundle(ctx, p, src.ClusterTrustBundle)
 		default:
 			err = fmt.Errorf("projected volume source is not supported by this node")
 		}
 		if err != nil {
-			return nil, err
+			problems = append(problems, err)
 		}
 		maps.Copy(out, part)
 	}
-	return out, nil
+	return out, utilerrors.NewAggregate(problems)
+}
+
+// private is a file that is its reader's alone when all containers run as one
+// user; with a group, the group gets its part when the volume is given to it.
+func private(p *corev1.Pod, data []byte) file {
+	f := file{data: data}
+	if fsGroup(p) != nil {
+		f.mode = 0o600
+	} else if uid := onlyUser(p); uid != nil {
+		f.uid, f.mode = uid, 0o600
+	}
+	return f
 }
 
 // onlyUser is the user all containers run as, if there is one.

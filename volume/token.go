@@ -38,15 +38,7 @@ func (m *Mounter) token(ctx context.Context, p *corev1.Pod, t *corev1.ServiceAcc
 	if err != nil {
 		return nil, err
 	}
-	f := file{data: []byte(text)}
-	// A token is its reader's alone when all containers run as one user; with a
-	// group, the group gets its part when the volume is given to it.
-	if fsGroup(p) != nil {
-		f.mode = 0o600
-	} else if uid := onlyUser(p); uid != nil {
-		f.uid, f.mode = uid, 0o600
-	}
-	return files{filepath.Clean(t.Path): f}, nil
+	return files{filepath.Clean(t.Path): private(p, []byte(text))}, nil
 }
 
 func (m *Mounter) currentToken(ctx context.Context, p *corev1.Pod, t *corev1.ServiceAccountTokenProjection) (string, error) {

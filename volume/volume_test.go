@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -31,6 +32,7 @@ type objects struct {
 	secrets    map[string]*corev1.Secret
 	claim      *corev1.PersistentVolumeClaim
 	volume     *corev1.PersistentVolume
+	bundles    []*certificatesv1.ClusterTrustBundle
 	failure    error // what the API says to everything
 	fetch      func(r *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error)
 }
@@ -61,6 +63,24 @@ func (o *objects) PersistentVolume(_ context.Context, name string) (*corev1.Pers
 		return o.volume, nil
 	}
 	return nil, apierrors.NewNotFound(corev1.Resource("persistentvolume"), name)
+}
+
+func (o *objects) ClusterTrustBundle(_ context.Context, name string) (*certificatesv1.ClusterTrustBundle, error) {
+	for _, b := range o.bundles {
+		if b.Name == name {
+			return b, nil
+		}
+	}
+	return nil, apierrors.NewNotFound(certificatesv1.Resource("clustertrustbundle"), name)
+}
+
+func (o *objects) ClusterTrustBundles(_ context.Context, signer string) (out []*certificatesv1.ClusterTrustBundle, _ error) {
+	for _, b := range o.bundles {
+		if b.Spec.SignerName == signer {
+			out = append(out, b)
+		}
+	}
+	return out, o.failure
 }
 
 func (o *objects) Token(_ context.Context, _, _ string, r *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {

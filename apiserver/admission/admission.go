@@ -14,7 +14,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/user"
 	networkinglisters "k8s.io/client-go/listers/networking/v1"
 	schedulinglisters "k8s.io/client-go/listers/scheduling/v1"
 	storagelisters "k8s.io/client-go/listers/storage/v1"
@@ -29,6 +31,8 @@ type Objects struct {
 	Node           func(ctx context.Context, name string) (*corev1.Node, error)
 	// LimitRanges are those of a namespace.
 	LimitRanges func(ctx context.Context, namespace string) ([]corev1.LimitRange, error)
+	// Allowed says whether a user may do something to a resource of a name.
+	Allowed func(ctx context.Context, u user.Info, verb string, gr schema.GroupResource, name string) bool
 	// PriorityClasses are all of them, to find the default.
 	PriorityClasses schedulinglisters.PriorityClassLister
 	IngressClasses  networkinglisters.IngressClassLister
@@ -49,6 +53,7 @@ func Plugins(o Objects, security admission.Interface) []admission.Interface {
 		inUse{on(admission.Create)},
 		claimResize{on(admission.Update), o},
 		runtimeClass{on(admission.Create), o},
+		attest{on(admission.Create, admission.Update), o},
 		ingressClass{on(admission.Create), o},
 		topologyLabels{on(admission.Create, admission.Update), o},
 		resize{on(admission.Update), o},
