@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/cgroups"
@@ -72,7 +73,7 @@ func (c *cgroup) create() error {
 // enter moves the calling thread into the cgroup of v1's hierarchies: whom it
 // gives birth to is born there. To move oneself, and not a process, spares the
 // kernel a grace period of 10 ms and more. It opens the folder in v2, into
-// which one can be born, or returns -1.
+// which one can be born, or returns -1. Nothing can be done with c afterwards.
 func (c *cgroup) enter() (unified int, err error) {
 	unified = -1
 	// Controllers that are mounted together have one folder.
@@ -82,8 +83,8 @@ func (c *cgroup) enter() (unified int, err error) {
 			return -1, &os.PathError{Op: "statfs", Path: dir, Err: err}
 		}
 		if st.Type == unix.CGROUP2_SUPER_MAGIC {
-			if unified, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-				return -1, &os.PathError{Op: "open", Path: dir, Err: err}
+			if unified, err = openUnified(dir); err != nil {
+				return -1, err
 			}
 			continue
 		}
@@ -92,7 +93,36 @@ func (c *cgroup) enter() (unified int, err error) {
 			return -1, err
 		}
 	}
-	return unified, nil
+	return unified, closeCgroupRoot()
+}
+
+// closeCgroupRoot closes the folder of the machine that the library keeps open:
+// who is born has our descriptors for a while.
+func closeCgroupRoot() error {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range open {
+		// The list's own is gone by now.
+		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err != nil || to != "/sys/fs/cgroup" {
+			continue
+		}
+		fd, err := strconv.Atoi(e.Name())
+		if err == nil {
+			err = unix.Close(fd)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openUnified opens a cgroup of v2 to be born into, and no more: who is born
+// has the descriptor too, by which there is no way up, and nothing to write.
+func openUnified(dir string) (int, error) {
+	return openTree(dir, false, mountOptions{set: unix.MOUNT_ATTR_RDONLY, propagation: unix.MS_PRIVATE})
 }
 
 // Update changes the limits of a container.

@@ -96,7 +96,7 @@ func (e *entry) make() error {
 	if err != nil {
 		return err
 	}
-	if err := e.narrow(); err != nil {
+	if err := narrow(&e.process, e.spec.Linux.Seccomp); err != nil {
 		return err
 	}
 	if err := e.program.become(e.ID, &e.process, e.spec.Linux.Seccomp, e.handles); err != nil {
@@ -129,7 +129,7 @@ func (e *entry) openInit() (int, error) {
 		if !unified || !strings.HasPrefix(path, e.record.Cgroup+"/") {
 			continue
 		}
-		e.fallback, err = unix.Open(filepath.Join("/sys/fs/cgroup", path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		e.fallback, err = openUnified(filepath.Join("/sys/fs/cgroup", path))
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return -1, err
 		}
@@ -169,30 +169,6 @@ func (e *entry) settle() (string, error) {
 		return "", err
 	}
 	return e.tree.lookPath(&e.process, e.handles.cwd)
-}
-
-// narrow gives up, for this thread and so for the process, what neither it nor
-// the way to it needs: who is in the container already sees it as soon as it
-// is born, and may have the right to trace it.
-func (e *entry) narrow() error {
-	have, _, err := ourCapabilities()
-	if err != nil {
-		return err
-	}
-	keep := setsOf(e.process.Capabilities).permitted |
-		capabilityMask([]string{"CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_DAC_OVERRIDE"})
-	if len(e.process.Rlimits) > 0 {
-		keep |= capabilityMask([]string{"CAP_SYS_RESOURCE"})
-	}
-	if e.spec.Linux.Seccomp != nil && !e.process.NoNewPrivileges {
-		keep |= capabilityMask([]string{"CAP_SYS_ADMIN"}) // without it no filter
-	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	data := capData(have&keep, have&keep, 0)
-	if err := unix.Capset(&header, &data[0]); err != nil {
-		return fmt.Errorf("cannot drop capabilities: %w", err)
-	}
-	return nil
 }
 
 func (e *entry) born(path string) error {

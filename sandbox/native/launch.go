@@ -56,6 +56,30 @@ func isolate() error {
 	return nil
 }
 
+// narrow gives up, for this thread and so for a process born of it, what neither
+// that process nor the way to it needs: who is in the PID namespace already
+// sees it as soon as it is born, and may have the right to trace it.
+func narrow(p *specs.Process, filter *specs.LinuxSeccomp) error {
+	have, _, err := ourCapabilities()
+	if err != nil {
+		return err
+	}
+	keep := setsOf(p.Capabilities).permitted |
+		capabilityMask([]string{"CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_DAC_OVERRIDE"})
+	if len(p.Rlimits) > 0 {
+		keep |= capabilityMask([]string{"CAP_SYS_RESOURCE"})
+	}
+	if filter != nil && !p.NoNewPrivileges {
+		keep |= capabilityMask([]string{"CAP_SYS_ADMIN"}) // without it no filter
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	data := capData(have&keep, have&keep, 0)
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return fmt.Errorf("cannot drop capabilities: %w", err)
+	}
+	return nil
+}
+
 // newBirthplace opens what a process and we talk by.
 func newBirthplace() (*birthplace, error) {
 	b := &birthplace{program: newProgram(), handles: handles{start: -1}}

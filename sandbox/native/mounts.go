@@ -139,7 +139,11 @@ func (c *construction) mountAll() error {
 		switch {
 		case m.Type == "bind":
 			fd = c.sources.binds[i]
-		case m.Type == "proc" || m.Type == "cgroup" && c.cgroup.unified:
+		case c.late && m.Type == "proc":
+			fd, err = newMount("proc", "", o, showing(c.pids))
+		case c.late && c.showsNamespace(m):
+			fd, err = newMount("cgroup2", "", o)
+		case c.showsNamespace(m):
 			fd = int(made[next])
 			next++
 		case m.Type == "cgroup":

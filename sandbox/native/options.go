@@ -103,8 +103,9 @@ func (o mountOptions) apply(fd int) error {
 	return setattr(unix.MountAttr{Propagation: o.propagation}, o.below)
 }
 
-// newMount makes a filesystem and a detached mount of it.
-func newMount(fstype, source string, o mountOptions) (int, error) {
+// newMount makes a filesystem, with what more there is to be said of it, and a
+// detached mount of it.
+func newMount(fstype, source string, o mountOptions, more ...func(fs int) error) (int, error) {
 	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, err
@@ -112,6 +113,11 @@ func newMount(fstype, source string, o mountOptions) (int, error) {
 	defer unix.Close(fs)
 	if source != "" {
 		if err := unix.FsconfigSetString(fs, "source", source); err != nil {
+			return -1, err
+		}
+	}
+	for _, say := range more {
+		if err := say(fs); err != nil {
 			return -1, err
 		}
 	}
@@ -130,6 +136,22 @@ func newMount(fstype, source string, o mountOptions) (int, error) {
 		return -1, err
 	}
 	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, int(o.set))
+}
+
+// showing makes a procfs that of a PID namespace, which is the maker's else. A
+// kernel before 6.18 cannot.
+func showing(pids int) func(fs int) error {
+	return func(fs int) error { return unix.FsconfigSetFd(fs, "pidns", pids) }
+}
+
+// canShow tells whether a procfs can be made for a PID namespace from outside.
+func canShow(pids int) bool {
+	fs, err := unix.Fsopen("proc", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fs)
+	return showing(pids)(fs) == nil
 }
 
 // clone makes a detached mount of what is open.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -28,6 +29,10 @@ type construction struct {
 	// flags of the clone; namespaces to enter before, as descriptors.
 	flags uint64
 	join  []int
+	// pids is the PID namespace that is joined, or -1. late: who is in it sees
+	// the process only when nothing is left to be done with great rights.
+	pids int
+	late bool
 	// unified is the cgroup of v2 to be born into, or -1.
 	unified int
 	console int
@@ -48,7 +53,7 @@ func Run(o Options) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	c := &construction{Options: o, spec: spec, console: -1}
+	c := &construction{Options: o, spec: spec, console: -1, pids: -1}
 	if err := c.make(); err != nil {
 		if c.birthplace != nil {
 			c.kill()
@@ -85,21 +90,38 @@ func (c *construction) make() error {
 	if err := c.leave(); err != nil {
 		return err
 	}
-	if err := c.start(c.flags, c.unified); err != nil {
-		return err
-	}
-	if record.StartTicks, err = c.record(&record); err != nil {
-		return err
-	}
-	path, err := c.furnish()
+	path, err := c.build(&record)
 	if err != nil {
 		return err
 	}
 	return c.finish(path)
 }
 
+// build furnishes the root and gives birth to the process, which comes first
+// only if it has to make filesystems.
+func (c *construction) build(r *Record) (path string, err error) {
+	if c.late {
+		if path, err = c.furnish(); err != nil {
+			return "", err
+		}
+		if err := narrow(c.spec.Process, c.spec.Linux.Seccomp); err != nil {
+			return "", err
+		}
+	}
+	if err := c.program.become(c.ID, c.spec.Process, c.spec.Linux.Seccomp, c.handles); err != nil {
+		return "", err
+	}
+	if err := c.start(c.flags, c.unified); err != nil {
+		return "", err
+	}
+	if err := c.record(r); err != nil || c.late {
+		return path, err
+	}
+	return c.furnish()
+}
+
 // record tells, on a thread that still sees the machine, which process it is.
-func (c *construction) record(r *Record) (uint64, error) {
+func (c *construction) record(r *Record) error {
 	r.Pid = c.pid
 	done := make(chan error, 1)
 	go func() {
@@ -112,8 +134,7 @@ func (c *construction) record(r *Record) (uint64, error) {
 		}
 		done <- err
 	}()
-	err := <-done
-	return r.StartTicks, err
+	return <-done
 }
 
 // prepare opens what the machine gives, makes the cgroup, and writes the
@@ -144,10 +165,9 @@ func (c *construction) prepare() (err error) {
 			return err
 		}
 	}
-	if err := c.program.filesystems(c.byProcess(), c.handles.sync); err != nil {
-		return err
-	}
-	return c.program.become(c.ID, c.spec.Process, l.Seccomp, c.handles)
+	ownCgroups := slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
+	c.late = c.pids >= 0 && !ownCgroups && canShow(c.pids)
+	return c.program.filesystems(c.byProcess(), c.handles.sync)
 }
 
 // holdBack makes the FIFOs by which a held program is let go.
@@ -201,6 +221,9 @@ func (c *construction) namespace(n specs.LinuxNamespace) error {
 		return fmt.Errorf("%s is not a %s namespace", n.Path, n.Type)
 	}
 	c.join = append(c.join, fd)
+	if n.Type == specs.PIDNamespace {
+		c.pids = fd
+	}
 	return nil
 }
 

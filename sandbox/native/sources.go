@@ -107,12 +107,19 @@ func (s *sources) openNulls(n int) error {
 // byProcess are the mounts that the process has to make, as they show its
 // namespaces.
 func (c *construction) byProcess() (list []specs.Mount) {
+	if c.late {
+		return nil
+	}
 	for _, m := range c.spec.Mounts {
-		if m.Type == "proc" || m.Type == "cgroup" && c.cgroup.unified {
+		if c.showsNamespace(m) {
 			list = append(list, m)
 		}
 	}
 	return list
+}
+
+func (c *construction) showsNamespace(m specs.Mount) bool {
+	return m.Type == "proc" || m.Type == "cgroup" && c.cgroup.unified
 }
 
 func mountError(m specs.Mount, err error) error {

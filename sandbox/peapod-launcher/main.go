@@ -11,6 +11,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -23,6 +24,12 @@ import (
 )
 
 func main() {
+	// What a careless caller has left open is not for the process to be born,
+	// nor for who may trace it.
+	if err := unix.CloseRange(3, math.MaxUint32, 0); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	// It is over before a collection would be worth it.
 	debug.SetGCPercent(-1)
 	// The work changes its thread for good, which must not be this one.
