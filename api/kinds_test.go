@@ -262,6 +262,10 @@ func otherKinds() map[string]kind {
 			defaults: defaults.StatefulSet, check: validation.StatefulSet, change: validation.StatefulSetUpdate, prepare: func(s, _ *appsv1.StatefulSet) { defaults.PreparePodTemplate(&s.Spec.Template) }, warn: validation.StatefulSetWarnings, columns: table.StatefulSet(),
 			parts: map[string]part[appsv1.StatefulSet]{"status": {check: validation.StatefulSetStatusUpdate}},
 		}),
+		"DaemonSet": of(rules[appsv1.DaemonSet]{
+			defaults: defaults.DaemonSet, check: validation.DaemonSet, change: validation.DaemonSetUpdate, prepare: defaults.PrepareDaemonSet, warn: validation.DaemonSetWarnings, columns: table.DaemonSet(),
+			parts: map[string]part[appsv1.DaemonSet]{"status": {prepare: defaults.PrepareDaemonSetStatus, check: validation.DaemonSetStatusUpdate}},
+		}),
 		"ControllerRevision": of(rules[appsv1.ControllerRevision]{check: validation.ControllerRevision, change: validation.ControllerRevisionUpdate, columns: table.ControllerRevision()}),
 		"ReplicaSet": of(rules[appsv1.ReplicaSet]{
 			defaults: defaults.ReplicaSet, check: validation.ReplicaSet, change: validation.ReplicaSetUpdate, prepare: func(r, _ *appsv1.ReplicaSet) { defaults.PreparePodTemplate(&r.Spec.Template) }, warn: validation.ReplicaSetWarnings, columns: table.ReplicaSet(),

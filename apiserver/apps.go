@@ -37,6 +37,12 @@ func (s *Server) appsRows() []*row {
 			},
 			ScaleSet: func(s *appsv1.StatefulSet, n int32) { s.Spec.Replicas = &n },
 		}, shortNames("sts"), inAll, collected(rest.DeleteDependents)),
+		resource[appsv1.DaemonSet, appsv1.DaemonSetList](apps, "DaemonSet", "daemonsets", "daemonset", hooks[appsv1.DaemonSet]{
+			Defaults: defaults.DaemonSet, Validate: validation.DaemonSet, ValidateUpdate: validation.DaemonSetUpdate,
+			ValidateStatus: validation.DaemonSetStatusUpdate, Warn: warn(validation.DaemonSetWarnings), Columns: table.DaemonSet(),
+			Prepare:       func(_ context.Context, d, old *appsv1.DaemonSet) { defaults.PrepareDaemonSet(d, old) },
+			PrepareStatus: defaults.PrepareDaemonSetStatus,
+		}, shortNames("ds"), inAll, collected(rest.DeleteDependents)),
 		resource[appsv1.ControllerRevision, appsv1.ControllerRevisionList](apps, "ControllerRevision", "controllerrevisions", "controllerrevision", hooks[appsv1.ControllerRevision]{
 			Validate: validation.ControllerRevision, ValidateUpdate: validation.ControllerRevisionUpdate, Columns: table.ControllerRevision(),
 		}),

@@ -65,7 +65,7 @@ func Add(m manager.Manager, c Config) error {
 	}
 	c.all = newEverything(m, c)
 	for _, add := range []func(manager.Manager, Config) error{
-		addReplicaSet, addReplicationController, addDeployment, addStatefulSet, addServiceAccount, addRootCA, addAggregation, addNamespace, addEndpoints, addEndpointSlices, addMirroring, addClusterDNS, addGarbage, addCustomResources, addPodGC, addNodeLifecycle, addTaintEviction,
+		addReplicaSet, addReplicationController, addDeployment, addStatefulSet, addDaemonSet, addServiceAccount, addRootCA, addAggregation, addNamespace, addEndpoints, addEndpointSlices, addMirroring, addClusterDNS, addGarbage, addCustomResources, addPodGC, addNodeLifecycle, addTaintEviction,
 		addPolicyStatus, addResourceQuota, addTrustBundle,
 		addJob, addJobOrphans, addJobTTL, addCronJob, addDisruption,
 		addVolumeBinder, addVolumeProtection, addEphemeralVolumes,

@@ -7,7 +7,9 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -29,6 +31,27 @@ func Deployment() Columns[appsv1.Deployment] {
 			return []any{
 				d.Name, ratio(int(d.Status.ReadyReplicas), int(or(d.Spec.Replicas, 0))), int64(d.Status.UpdatedReplicas),
 				int64(d.Status.AvailableReplicas), age(d.CreationTimestamp, now), names, images, chosen,
+			}
+		},
+	}
+}
+
+// DaemonSet are the columns of daemonsets.
+func DaemonSet() Columns[appsv1.DaemonSet] {
+	status := appsv1.DaemonSetStatus{}.SwaggerDoc()
+	defs := []metav1.TableColumnDefinition{
+		name(), number("Desired", status["desiredNumberScheduled"]), number("Current", status["currentNumberScheduled"]), number("Ready", status["numberReady"]),
+		number("Up-to-date", status["updatedNumberScheduled"]), number("Available", status["numberAvailable"]),
+		text("Node Selector", corev1.PodSpec{}.SwaggerDoc()["nodeSelector"]), ageColumn(),
+	}
+	return Columns[appsv1.DaemonSet]{
+		Definitions: append(append(defs, templateColumns()...), wide(text("Selector", appsv1.DaemonSetSpec{}.SwaggerDoc()["selector"]))),
+		Cells: func(d *appsv1.DaemonSet, now time.Time) []any {
+			names, images := templateCells(d.Spec.Template.Spec)
+			s := &d.Status
+			return []any{
+				d.Name, int64(s.DesiredNumberScheduled), int64(s.CurrentNumberScheduled), int64(s.NumberReady), int64(s.UpdatedNumberScheduled),
+				int64(s.NumberAvailable), labels.FormatLabels(d.Spec.Template.Spec.NodeSelector), age(d.CreationTimestamp, now), names, images, metav1.FormatLabelSelector(d.Spec.Selector),
 			}
 		},
 	}

@@ -25,6 +25,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/admissionregistration/validatingadmissionpolicybinding"
 	"k8s.io/kubernetes/pkg/registry/admissionregistration/validatingwebhookconfiguration"
 	"k8s.io/kubernetes/pkg/registry/apps/controllerrevision"
+	"k8s.io/kubernetes/pkg/registry/apps/daemonset"
 	"k8s.io/kubernetes/pkg/registry/apps/deployment"
 	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
 	"k8s.io/kubernetes/pkg/registry/apps/statefulset"
@@ -102,6 +103,7 @@ func upstream() (map[string]kind, error) {
 	add("", "v1", "PodTemplate", "podtemplates", podtemplate.Strategy, nil)
 	add("apps", "v1", "Deployment", "deployments", deployment.Strategy, parts{"status": deployment.StatusStrategy})
 	add("apps", "v1", "StatefulSet", "statefulsets", statefulset.Strategy, parts{"status": statefulset.StatusStrategy})
+	add("apps", "v1", "DaemonSet", "daemonsets", daemonset.Strategy, parts{"status": daemonset.StatusStrategy})
 	add("apps", "v1", "ControllerRevision", "controllerrevisions", controllerrevision.Strategy, nil)
 	add("apps", "v1", "ReplicaSet", "replicasets", replicaset.Strategy, parts{"status": replicaset.StatusStrategy})
 	add("batch", "v1", "Job", "jobs", job.Strategy, parts{"status": job.StatusStrategy})

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/util/flowcontrol"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+)
+
+// firstFailure and longestFailure bound how long a Pod that failed is left
+// before it is replaced, as kube-controller-manager has it.
+const (
+	firstFailure   = time.Second
+	longestFailure = 15 * time.Minute
+)
+
+// daemonSets keeps DaemonSets true: one Pod on each node that it fits.
+type daemonSets struct {
+	*replicas
+	// failed says how long the replacement of a failed Pod waits, by DaemonSet,
+	// generation and node. It is lost with the process: then pauses are short again.
+	failed *flowcontrol.Backoff
+}
+
+// addDaemonSet adds the controller of DaemonSets.
+func addDaemonSet(m manager.Manager, _ Config) error {
+	all, err := newReplicas(m, "daemonset-controller", appsv1.SchemeGroupVersion.WithKind("DaemonSet"))
+	if err != nil {
+		return err
+	}
+	r := daemonSets{all, flowcontrol.NewBackOff(firstFailure, longestFailure)}
+	return ctrl.NewControllerManagedBy(m).Named("daemonset").For(&appsv1.DaemonSet{}).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.ofOwned)).
+		Watches(&appsv1.ControllerRevision{}, handler.EnqueueRequestsFromMapFunc(r.ofOwned)).
+		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.every), builder.WithPredicates(eligibilityChanges())).
+		Complete(r)
+}
+
+// ofOwned are whom a change of a Pod or a revision concerns: its controller, or
+// for an orphan all that would take it.
+func (r daemonSets) ofOwned(ctx context.Context, o client.Object) []reconcile.Request {
+	if ref := metav1.GetControllerOfNoCopy(o); ref != nil {
+		if ref.Kind != r.gvk.Kind {
+			return nil
+		}
+		return []reconcile.Request{{NamespacedName: client.ObjectKey{Namespace: o.GetNamespace(), Name: ref.Name}}}
+	}
+	return r.those(ctx, func(d *appsv1.DaemonSet) bool {
+		s, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
+		return err == nil && s.Matches(labels.Set(o.GetLabels()))
+	}, client.InNamespace(o.GetNamespace()))
+}
+
+func (r daemonSets) every(ctx context.Context, _ client.Object) []reconcile.Request {
+	return r.those(ctx, func(*appsv1.DaemonSet) bool { return true })
+}
+
+func (r daemonSets) those(ctx context.Context, concerned func(*appsv1.DaemonSet) bool, opts ...client.ListOption) (out []reconcile.Request) {
+	var list appsv1.DaemonSetList
+	if err := r.client.List(ctx, &list, append(opts, client.UnsafeDisableDeepCopy)...); err != nil {
+		return nil // the cache is stopping
+	}
+	for i := range list.Items {
+		if d := &list.Items[i]; concerned(d) {
+			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(d)})
+		}
+	}
+	return out
+}
+
+// eligibilityChanges are the changes of a node that may decide which Pods it
+// has. One that is marked as not to be used is tainted as well.
+func eligibilityChanges() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		was, now := e.ObjectOld.(*corev1.Node), e.ObjectNew.(*corev1.Node)
+		return !equality.Semantic.DeepEqual(was.Labels, now.Labels) || !equality.Semantic.DeepEqual(was.Spec.Taints, now.Spec.Taints)
+	}}
+}
+
+func (r daemonSets) Reconcile(ctx context.Context, q reconcile.Request) (reconcile.Result, error) {
+	set := &appsv1.DaemonSet{}
+	if err := r.get(ctx, q, set); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	if set.DeletionTimestamp != nil {
+		return reconcile.Result{}, nil // its revisions may be gone already, and with them what its Pods are
+	}
+	d, settled, err := r.look(ctx, set)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	status := d.status()
+	if settled {
+		err = d.update(ctx)
+		status.ObservedGeneration = set.Generation
+	}
+	if !equality.Semantic.DeepEqual(set.Status, status) {
+		set.Status = status
+		err = errors.Join(err, ignoreStale(r.client.Status().Update(ctx, set)))
+	}
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	d.lookAgain(d.nextAvailable())
+	if !settled {
+		d.lookAgain(unseen)
+	}
+	return reconcile.Result{RequeueAfter: d.after}, nil
+}
+
+// look finds the nodes, Pods and revisions of a set, and says whether the cache
+// shows all that was done for it before.
+func (r daemonSets) look(ctx context.Context, set *appsv1.DaemonSet) (*daemons, bool, error) {
+	selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
+	if err != nil {
+		return nil, false, err
+	}
+	var nodes corev1.NodeList
+	if err := r.client.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, false, err
+	}
+	past, err := r.revisions(ctx, set, selector)
+	if err != nil {
+		return nil, false, err
+	}
+	seen := r.seen()
+	all, err := r.list(ctx, set)
+	if err != nil {
+		return nil, false, err
+	}
+	settled := r.expected.fulfilled(set, seen, all)
+	pods := make([]*corev1.Pod, len(all))
+	for i := range all {
+		pods[i] = &all[i]
+	}
+	pods, err = claim(ctx, r.owning, set, func(p *corev1.Pod) bool { return selector.Matches(labels.Set(p.Labels)) }, pods)
+	if err != nil {
+		return nil, false, err
+	}
+	d := newDaemons(r, set, nodes.Items, pods, time.Now())
+	if err := d.revise(ctx, past); err != nil {
+		return nil, false, err
+	}
+	d.spread()
+	return d, settled, nil
+}
