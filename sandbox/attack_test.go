@@ -311,6 +311,16 @@ func TestNativeRefuses(t *testing.T) {
 	if got := sandbox.Prefer(p.launcher, oci).Run(bundle); got[0] != oci.Path() {
 		t.Errorf("chosen: %v", got)
 	}
+	// So is one that wants a profile of AppArmor.
+	for profile, want := range map[string]string{"strict": oci.Path(), "": p.launcher.Path()} {
+		spec.Hooks, spec.Process.ApparmorProfile = nil, profile
+		if err := sandbox.WriteBundle(bundle.Dir, spec); err != nil {
+			t.Fatal(err)
+		}
+		if got := sandbox.Prefer(p.launcher, oci).Run(bundle); got[0] != want {
+			t.Errorf("chosen for profile %q: %v", profile, got)
+		}
+	}
 	if got := sandbox.Succeed(oci, p.launcher).Run(bundle); got[0] != oci.Path() {
 		t.Errorf("chosen: %v", got)
 	}

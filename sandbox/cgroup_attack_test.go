@@ -113,7 +113,7 @@ func TestAttackProcesses(t *testing.T) {
 	if err := p.launcher.Update(t.Context(), in.ID, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}}); err != nil {
 		t.Fatal(err)
 	}
-	bomb := sandbox.ExecProcess(spec, []string{"/bin/sh", "-c", "while :; do sleep 1000 & done"}, false)
+	bomb := sandbox.ExecProcess(spec, []string{"/bin/sh", "-c", "i=0; while [ $i -lt 64 ]; do sleep 1000 & i=$((i+1)); done"}, false)
 	pid, err := p.exec(in.ID, bundle, bomb)
 	if err != nil {
 		t.Fatal(err)
@@ -123,13 +123,19 @@ func TestAttackProcesses(t *testing.T) {
 		t.Error("the bomb met no limit")
 	}
 	// One may take the place of the shell, the next has none.
-	var last error
 	for range 2 {
-		if _, last = p.exec(in.ID, bundle, sandbox.ExecProcess(spec, []string{"/bin/sleep", "1000"}, false)); last != nil {
+		pid, err = p.exec(in.ID, bundle, sandbox.ExecProcess(spec, []string{"/bin/sleep", "1000"}, false))
+		if err != nil {
 			break
 		}
+		defer func(pid int) {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+				t.Error(err)
+			}
+			p.reap(pid)
+		}(pid)
 	}
-	if last == nil {
+	if err == nil {
 		t.Error("an exec was started beyond the limit")
 	}
 	if now := p.counter(in, "pids", "pids.current", ""); now > most {

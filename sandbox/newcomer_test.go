@@ -60,6 +60,22 @@ func TestAttackSetuid(t *testing.T) {
 	})
 }
 
+// TestAttackKeys: the keys of the session of who started a container are not
+// the container's.
+func TestAttackKeys(t *testing.T) {
+	onEach(t, func(t *testing.T, p *pod) {
+		p.addAttacker(0o755)
+		ours, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := p.run(p.input("keys", "/attacker keyring"))
+		if err != nil || !strings.HasPrefix(out, "keyring ") || out == fmt.Sprintf("keyring %d\n", ours) {
+			t.Errorf("ours is %d, %q, %v", ours, out, err)
+		}
+	})
+}
+
 // grabber starts a container whose first process attacks all who come into its
 // PID namespace (testdata/attacker), with more capabilities than usual.
 func (p *pod) grabber(capabilities ...string) (in sandbox.Input, bundle string) {

@@ -20,6 +20,10 @@ func main() {
 	switch os.Args[1] {
 	case "whoami":
 		fmt.Println("effective", os.Geteuid())
+	case "keyring":
+		var id int
+		id, err = unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false)
+		fmt.Println("keyring", id)
 	case "eat":
 		eat()
 	case "grab":
@@ -31,9 +35,10 @@ func main() {
 	}
 }
 
-// eat takes memory until there is no more.
+// eat takes more memory than the container may have, and less than would hurt
+// the machine.
 func eat() {
-	for {
+	for range 256 {
 		b, err := unix.Mmap(-1, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_POPULATE)
 		if err != nil {
 			fmt.Println("refused", err, len(b))
