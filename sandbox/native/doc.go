@@ -20,6 +20,11 @@
 //	                           "go" ───────▶  limits, user, capabilities, seccomp,
 //	ends ◀─ end of file, or why not ────────  no descriptors, execve
 //
+// A process that others could see, as the PID namespace is not its own, is born
+// when the root is furnished and this thread has dropped what the process will
+// not need; procfs is then made from outside (Linux 6.18). An exec is born so
+// always.
+//
 // From the moment that a path of the container is looked at, nothing of the
 // machine's files is reachable from the thread that looks: it has changed its
 // root before, and holds what it needs as detached mounts.
