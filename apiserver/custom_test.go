@@ -56,7 +56,7 @@ func widgets(group string) *apiextensionsv1.CustomResourceDefinition {
 // definitionIs waits until a definition is as meant; nil when it is gone.
 func definitionIs(t *testing.T, crds clientset.Interface, name string, so func(*apiextensionsv1.CustomResourceDefinition) bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
 		list, err := crds.ApiextensionsV1().CustomResourceDefinitions().List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})

@@ -21,19 +21,19 @@ import (
 
 var update = flag.Bool("update", false, "write the golden parts of the scripts anew")
 
-// program is the test binary as peapod, with its keeper beside it.
+// program is the test binary as peapod, with keeper and launcher beside it.
 type program struct{ *testing.M }
 
 func (p program) Run() int {
 	self, err := exec.LookPath("peapod")
 	if err == nil {
-		build := exec.Command("go", "build", "-o", filepath.Join(filepath.Dir(self), "peapod-keeper"), "../keeper/peapod-keeper")
+		build := exec.Command("go", "build", "-o", filepath.Dir(self)+"/", "../keeper/peapod-keeper", "../sandbox/peapod-launcher")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		build.Stderr = os.Stderr
 		err = build.Run()
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "cannot build the keeper:", err)
+		fmt.Fprintln(os.Stderr, "cannot build keeper and launcher:", err)
 		return 1
 	}
 	return p.M.Run()

@@ -62,7 +62,7 @@ func upFlags(c *cobra.Command, o *daemon.Options) {
 	f.StringVar(&o.Etcd.CertFile, "etcd-certfile", "", "client certificate for etcd")
 	f.StringVar(&o.Etcd.KeyFile, "etcd-keyfile", "", "key of the client certificate for etcd")
 	f.StringVar(&o.RuntimeEndpoint, "runtime-endpoint", "", "socket of an external CRI runtime, instead of the built-in one")
-	f.StringVar(&o.Launcher, "launcher", daemon.LauncherOCI, "who starts containers: oci (runc or crun), native (peapod-launcher), or auto (native, and oci for what it cannot do)")
+	f.StringVar(&o.Launcher, "launcher", daemon.LauncherAuto, "who starts containers: auto (native, and oci for what it cannot do), native (peapod-launcher), or oci (runc or crun)")
 }
 
 // newLogger logs to the terminal's error stream in slog's text form.

@@ -25,7 +25,7 @@ func TestDownFinishes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	build := exec.Command("go", "build", "-o", filepath.Join(filepath.Dir(self), "peapod-keeper"), "../keeper/peapod-keeper")
+	build := exec.Command("go", "build", "-o", filepath.Dir(self)+"/", "../keeper/peapod-keeper", "../sandbox/peapod-launcher")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("cannot build the keeper: %v\n%s", err, out)

@@ -153,7 +153,7 @@ func (o Options) check() (settings, error) {
 		return s, err
 	}
 	if s.Launcher == "" {
-		s.Launcher = LauncherOCI
+		s.Launcher = LauncherAuto
 	}
 	if !slices.Contains([]string{LauncherAuto, LauncherNative, LauncherOCI}, s.Launcher) {
 		return s, misuse("--launcher %q: want %s, %s or %s", o.Launcher, LauncherOCI, LauncherNative, LauncherAuto)
