@@ -69,6 +69,7 @@ func dial(ctx context.Context, dir string) (net.Conn, error) {
 // connection is closed when ctx ends, and by the function returned.
 func (c *Client) open(ctx context.Context, req Request) (net.Conn, func(), Response, error) {
 	var r Response
+	req.To = &c.self
 	conn, err := dial(ctx, c.dir)
 	if err != nil {
 		return nil, nil, r, gone(ctx, err)

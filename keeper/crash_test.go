@@ -271,6 +271,25 @@ func TestLaunchWhileItDies(t *testing.T) {
 	}
 }
 
+// TestAnotherKeeper: who spoke to a keeper that is gone reaches no other: it
+// would start what nobody knows, and wait for what nobody tells.
+func TestAnotherKeeper(t *testing.T) {
+	n := newNode(t)
+	old := n.client
+	kill(t, old.Process().Pid)
+	<-old.Done()
+	n.launch()
+	if _, err := old.Run(t.Context(), n.spec("stray", "exit 0")); !errors.Is(err, keeper.ErrGone) {
+		t.Errorf("run by the client of another keeper: %v", err)
+	}
+	if _, err := old.Events(t.Context(), 0); !errors.Is(err, keeper.ErrGone) {
+		t.Errorf("events for the client of another keeper: %v", err)
+	}
+	if list, err := n.client.List(t.Context()); err != nil || len(list) > 0 {
+		t.Errorf("list %+v, %v", list, err)
+	}
+}
+
 // TestLaunchFails: why a keeper does not start is said.
 func TestLaunchFails(t *testing.T) {
 	dir := t.TempDir()

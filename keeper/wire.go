@@ -133,6 +133,9 @@ type Request struct {
 	Force  bool   `json:"force,omitempty"`
 	// WithStdin: the attaching client brings a stdin.
 	WithStdin bool `json:"withStdin,omitempty"`
+	// To is the keeper that is meant. Another one, which has taken its place,
+	// refuses: it has not what the client speaks of.
+	To *Process `json:"to,omitempty"`
 }
 
 // Response is what the keeper answers.
@@ -148,7 +151,7 @@ type Response struct {
 
 // faults gives errors a name that survives the socket.
 func faults() map[string]error {
-	return map[string]error{"notFound": ErrNotFound, "exists": ErrExists, "busy": ErrBusy, "done": os.ErrProcessDone}
+	return map[string]error{"notFound": ErrNotFound, "exists": ErrExists, "busy": ErrBusy, "gone": ErrGone, "done": os.ErrProcessDone}
 }
 
 // Fail makes the answer that stands for err.

@@ -147,6 +147,10 @@ func (k *keeperd) converse(conn *net.UnixConn) {
 		k.log.Warn("connection refused", "err", err)
 		return
 	}
+	if req.To != nil && *req.To != k.self {
+		_ = keeper.WriteMessage(conn, keeper.Fail(fmt.Errorf("%w: keeper %d is another one", keeper.ErrGone, k.self.Pid))) // who has left needs no answer
+		return
+	}
 	switch req.Op {
 	case keeper.OpHello:
 		if keeper.WriteMessage(conn, keeper.Response{Process: &k.self}) == nil {
