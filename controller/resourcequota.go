@@ -57,7 +57,9 @@ func addResourceQuota(m manager.Manager, c Config) error {
 	q := quotas{m.GetClient(), m.GetAPIReader(), c.Client, counts, m.GetRESTMapper()}
 	changed := predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		now, old := e.ObjectNew.(*corev1.ResourceQuota), e.ObjectOld.(*corev1.ResourceQuota)
-		return !equality.Semantic.DeepEqual(now.Spec, old.Spec)
+		// What somebody else wrote to the status is put right at once; upstream
+		// comes to it within five minutes.
+		return !equality.Semantic.DeepEqual(now.Spec, old.Spec) || !equality.Semantic.DeepEqual(now.Spec.Hard, now.Status.Hard)
 	}, DeleteFunc: func(event.DeleteEvent) bool { return false }}
 	inNamespace := func(ctx context.Context, o client.Object) []reconcile.Request { return q.of(ctx, o.GetNamespace()) }
 	return ctrl.NewControllerManagedBy(m).Named("resourcequota").For(&corev1.ResourceQuota{}, builder.WithPredicates(changed)).

@@ -101,6 +101,17 @@ func TestQuotaOfPods(t *testing.T) {
 	until(t, "only one is counted", list, func() bool { return len(list.Items[0].Status.Used) == 1 && len(list.Items[0].Status.Hard) == 1 }, client.InNamespace(ns))
 }
 
+// What others write to the status does not stay.
+func TestQuotaStatusIsPutRight(t *testing.T) {
+	ns := space(t)
+	q := limited(t, ns, corev1.ResourceQuotaSpec{Hard: amounts("pods", "2")})
+	if err := world.Status().Patch(t.Context(), q, client.RawPatch("application/merge-patch+json", []byte(`{"status":{"hard":{"pods":"7"}}}`))); err != nil {
+		t.Fatal(err)
+	}
+	list := &corev1.ResourceQuotaList{}
+	until(t, "the limit is its own again", list, func() bool { n := list.Items[0].Status.Hard["pods"]; return n.Value() == 2 }, client.InNamespace(ns))
+}
+
 // A quota is about its scope only.
 func TestQuotaScopes(t *testing.T) {
 	ns := space(t)
