@@ -222,8 +222,9 @@ func TestNamespaceEnds(t *testing.T) {
 // TestWatchLines: S1. get -w tells a life in lines.
 func TestWatchLines(t *testing.T) {
 	t.Parallel()
-	w := c.command(t.Context(), "get", "pod", "watched", "-w", "--no-headers", "--ignore-not-found")
-	apply(t, "watched", "terminationGracePeriodSeconds: 1\ncontainers: [{name: c, image: "+image+", command: [sh, -c, \"trap 'exit 0' TERM; while :; do usleep 50000; done\"]}]\n")
+	// A list, which may be empty: of one Pod kubectl drops the first thing it hears,
+	// and by then the Pod may run already.
+	w := c.command(t.Context(), "get", "pods", "--field-selector", "metadata.name=watched", "-w", "--no-headers")
 	out, err := w.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -249,6 +250,7 @@ func TestWatchLines(t *testing.T) {
 		}
 		t.Fatalf("no %s in\n%s", want, strings.Join(seen, "\n"))
 	}
+	apply(t, "watched", "terminationGracePeriodSeconds: 1\ncontainers: [{name: c, image: "+image+", command: [sh, -c, \"trap 'exit 0' TERM; while :; do usleep 50000; done\"]}]\n")
 	until("Running")
 	must(t, "delete", "pod", "watched")
 	until("Terminating")
