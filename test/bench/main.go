@@ -37,7 +37,7 @@ func main() {
 	flag.IntVar(&o.pods, "pods", 60, "Pods of each one-at-a-time measurement")
 	flag.IntVar(&o.starts, "starts", 5, "starts from an empty folder")
 	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of the program to this folder")
-	flag.StringVar(&o.launcher, "launcher", "oci", "who starts containers, as of peapod up")
+	flag.StringVar(&o.launcher, "launcher", "auto", "who starts containers, as of peapod up")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -89,7 +89,7 @@ func run(m *testing.M) (code int, err error) {
 }
 
 // launcher is who starts the containers of the tests.
-var launcher = flag.String("launcher", "oci", "as of peapod up: oci, native or auto")
+var launcher = flag.String("launcher", "auto", "as of peapod up: oci, native or auto")
 
 func newCluster(dir string, flags ...string) (*cluster, error) {
 	root, err := filepath.Abs("../..")
