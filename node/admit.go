@@ -211,15 +211,13 @@ func refuseAppArmor(p *corev1.Pod, h host) *refusal {
 	if p.Spec.SecurityContext != nil {
 		ofPod = p.Spec.SecurityContext.AppArmorProfile
 	}
-	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for _, c := range list {
-			profile := ofPod
-			if c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
-				profile = c.SecurityContext.AppArmorProfile
-			}
-			if profile != nil && profile.Type != corev1.AppArmorProfileTypeUnconfined {
-				return &refusal{"AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"}
-			}
+	for c := range pod.Containers(p) {
+		profile := ofPod
+		if c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
+			profile = c.SecurityContext.AppArmorProfile
+		}
+		if profile != nil && profile.Type != corev1.AppArmorProfileTypeUnconfined {
+			return &refusal{"AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"}
 		}
 	}
 	return nil

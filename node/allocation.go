@@ -42,10 +42,8 @@ const allocationVersion = 1
 // allocationOf grants a Pod what it asks for.
 func allocationOf(p *corev1.Pod) *allocation {
 	l := &allocation{Version: allocationVersion, Limits: limitsOf(p), Pod: p.Spec.Resources.DeepCopy(), Containers: map[string]corev1.ResourceRequirements{}}
-	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for _, c := range list {
-			l.Containers[c.Name] = *c.Resources.DeepCopy()
-		}
+	for c := range pod.Containers(p) {
+		l.Containers[c.Name] = *c.Resources.DeepCopy()
 	}
 	return l
 }
@@ -57,22 +55,18 @@ func (l *allocation) of(p *corev1.Pod) *corev1.Pod {
 	}
 	p = p.DeepCopy()
 	p.Spec.Resources = l.Pod.DeepCopy()
-	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for i := range list {
-			if r, ok := l.Containers[list[i].Name]; ok {
-				list[i].Resources = *r.DeepCopy()
-			}
+	for c := range pod.Containers(p) {
+		if r, ok := l.Containers[c.Name]; ok {
+			c.Resources = *r.DeepCopy()
 		}
 	}
 	return p
 }
 
 func (l *allocation) covers(p *corev1.Pod) bool {
-	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for _, c := range list {
-			if r, ok := l.Containers[c.Name]; ok && !equality.Semantic.DeepEqual(r, c.Resources) {
-				return false
-			}
+	for c := range pod.Containers(p) {
+		if r, ok := l.Containers[c.Name]; ok && !equality.Semantic.DeepEqual(r, c.Resources) {
+			return false
 		}
 	}
 	return equality.Semantic.DeepEqual(l.Pod, p.Spec.Resources)

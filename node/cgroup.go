@@ -277,11 +277,9 @@ func limited(p *corev1.Pod, name corev1.ResourceName) bool {
 	if r := p.Spec.Resources; r != nil && !r.Limits.Name(name, resource.DecimalSI).IsZero() {
 		return true
 	}
-	for _, containers := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for _, c := range containers {
-			if c.Resources.Limits.Name(name, resource.DecimalSI).IsZero() {
-				return false
-			}
+	for c := range pod.Containers(p) {
+		if c.Resources.Limits.Name(name, resource.DecimalSI).IsZero() {
+			return false
 		}
 	}
 	return true

@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/peapod/peapod/api/pod"
 )
 
 // podLimits are those of a Pod's cgroup; 0 is none.
@@ -48,21 +50,31 @@ func (l podLimits) room(other podLimits) podLimits {
 	return podLimits{max(l.CPURequest, other.CPURequest), most(l.CPULimit, other.CPULimit), most(l.Memory, other.Memory)}
 }
 
-// effective are the resources by which a container runs: its own, and the
-// limits of the Pod where it has none.
+// limitOf is a container's limit: its own, or the Pod's where it has none.
+func limitOf(p *corev1.Pod, c *corev1.Container, name corev1.ResourceName) resource.Quantity {
+	if own := c.Resources.Limits[name]; !own.IsZero() || p.Spec.Resources == nil {
+		return own
+	}
+	return p.Spec.Resources.Limits[name]
+}
+
+// resizable are the resources that can be changed while a container runs.
+func resizable() []corev1.ResourceName {
+	return []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory}
+}
+
+// effective are the resources by which a container runs.
 func effective(p *corev1.Pod, c *corev1.Container) corev1.ResourceRequirements {
 	r := *c.Resources.DeepCopy()
-	if p.Spec.Resources == nil {
-		return r
-	}
-	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-		limit, ok := p.Spec.Resources.Limits[name]
-		if own := r.Limits[name]; ok && own.IsZero() {
-			if r.Limits == nil {
-				r.Limits = corev1.ResourceList{}
-			}
-			r.Limits[name] = limit
+	for _, name := range resizable() {
+		limit := limitOf(p, c, name)
+		if limit.IsZero() {
+			continue
 		}
+		if r.Limits == nil {
+			r.Limits = corev1.ResourceList{}
+		}
+		r.Limits[name] = limit
 	}
 	return r
 }
@@ -83,9 +95,9 @@ func (m *memory) oversized(p *corev1.Pod, c *corev1.Container, i *instance) (res
 	if given == nil {
 		return false, false
 	}
-	want := effective(p, c)
-	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-		if equalIn(want.Limits, given.Limits, name) && equalIn(want.Requests, given.Requests, name) {
+	for _, name := range resizable() {
+		limit, request := limitOf(p, c, name), c.Resources.Requests[name]
+		if limit.Cmp(given.Limits[name]) == 0 && request.Cmp(given.Requests[name]) == 0 {
 			continue
 		}
 		resize = true
@@ -96,27 +108,25 @@ func (m *memory) oversized(p *corev1.Pod, c *corev1.Container, i *instance) (res
 	return resize, restart
 }
 
-func equalIn(a, b corev1.ResourceList, name corev1.ResourceName) bool {
-	x, y := a[name], b[name]
-	return x.Cmp(y) == 0
-}
-
-// planResize finds the instances that run with other limits than were granted
-// and need not be restarted.
-func (d *decision) planResize(p *corev1.Pod, have *observed, m *memory, now time.Time) {
-	limits := limitsOf(p)
-	needed := m.limits != limits
-	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for i := range list {
-			c := &list[i]
-			if at := have.current(c.Name); at != nil && at.running() {
-				resize, restart := m.oversized(p, c, at)
-				needed = needed || resize && !restart
-			}
+// unfit are the running instances with other limits than were granted.
+func (m *memory) unfit(p *corev1.Pod, have *observed) (out []newLimits) {
+	for c := range pod.Containers(p) {
+		at := have.current(c.Name)
+		if at == nil || !at.running() {
+			continue
+		}
+		if resize, restart := m.oversized(p, c, at); resize {
+			out = append(out, newLimits{c, at, m.given(at), restart})
 		}
 	}
+	return out
+}
+
+// planResize finds out whether limits have to be set.
+func (d *decision) planResize(p *corev1.Pod, have *observed, m *memory, now time.Time) {
+	inPlace := func(u newLimits) bool { return !u.restart }
 	switch {
-	case !needed:
+	case m.limits == limitsOf(p) && !slices.ContainsFunc(m.unfit(p, have), inPlace):
 	case now.Before(m.resize.retryAt):
 		d.wake(m.resize.retryAt)
 	default:
@@ -126,19 +136,7 @@ func (d *decision) planResize(p *corev1.Pod, have *observed, m *memory, now time
 
 // unsized says whether anything of the Pod has other limits than were granted.
 func unsized(p *corev1.Pod, have *observed, m *memory) bool {
-	if m.prepared && m.limits != limitsOf(p) {
-		return true
-	}
-	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for i := range list {
-			if at := have.current(list[i].Name); at != nil && at.running() {
-				if resize, _ := m.oversized(p, &list[i], at); resize {
-					return true
-				}
-			}
-		}
-	}
-	return false
+	return m.prepared && m.limits != limitsOf(p) || len(m.unfit(p, have)) > 0
 }
 
 // setLimits gives the Pod's cgroup and its running containers the limits that
@@ -172,30 +170,18 @@ type newLimits struct {
 	container *corev1.Container
 	instance  *instance
 	given     *corev1.ResourceRequirements
+	restart   bool // it has to be made anew for them
 }
 
 func (m *memory) limitChange(p *corev1.Pod, have *observed) limitChange {
-	ch := limitChange{was: m.limits, limits: limitsOf(p)}
-	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for i := range list {
-			c := &list[i]
-			at := have.current(c.Name)
-			if at == nil || !at.running() {
-				continue
-			}
-			if resize, restart := m.oversized(p, c, at); resize && !restart {
-				ch.updates = append(ch.updates, newLimits{c, at, m.given(at)})
-			}
-		}
-	}
-	slices.SortStableFunc(ch.updates, func(x, y newLimits) int { return before(x.shrinks(p), y.shrinks(p)) })
-	return ch
+	updates := slices.DeleteFunc(m.unfit(p, have), func(u newLimits) bool { return u.restart })
+	slices.SortStableFunc(updates, func(x, y newLimits) int { return before(x.shrinks(p), y.shrinks(p)) })
+	return limitChange{was: m.limits, limits: limitsOf(p), updates: updates}
 }
 
 // shrinks says whether an update takes memory away.
 func (u newLimits) shrinks(p *corev1.Pod) bool {
-	want := effective(p, u.container)
-	limit, was := want.Limits.Memory(), u.given.Limits.Memory()
+	limit, was := limitOf(p, u.container, corev1.ResourceMemory), u.given.Limits.Memory()
 	return !limit.IsZero() && (was.IsZero() || limit.Cmp(*was) < 0)
 }
 
@@ -220,8 +206,8 @@ func (a *Agent) shrinkable(ctx context.Context, p *corev1.Pod, m limitChange) er
 		if err != nil {
 			return err
 		}
-		want := effective(p, u.container)
-		limit, used := want.Limits.Memory().Value(), r.GetStats().GetMemory().GetUsageBytes()
+		memory := limitOf(p, u.container, corev1.ResourceMemory)
+		limit, used := memory.Value(), r.GetStats().GetMemory().GetUsageBytes()
 		switch {
 		case used == nil:
 			problems = append(problems, fmt.Sprintf("missing container %q memory usage", u.container.Name))
@@ -246,7 +232,7 @@ func reportedResources(c *corev1.Container, i *instance, m *memory) *corev1.Reso
 	if !i.running() || given == nil {
 		return r
 	}
-	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+	for _, name := range resizable() {
 		for _, side := range []struct{ to, from corev1.ResourceList }{{r.Limits, given.Limits}, {r.Requests, given.Requests}} {
 			if q, ok := side.from[name]; ok && side.to != nil {
 				side.to[name] = q

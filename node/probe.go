@@ -7,6 +7,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/peapod/peapod/api/pod"
 )
 
 // probeResult is what probes have found of one instance.
@@ -25,20 +27,17 @@ type prober struct{ all, life context.CancelFunc }
 // liveness and startup do not.
 func (x *actor) tendProbes(ctx context.Context, p *corev1.Pod, have *observed, ending bool) {
 	running := map[string]bool{}
-	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for i := range list {
-			c := &list[i]
-			at := have.latest(c.Name)
-			if at == nil || !at.running() || x.mem.hooking[at.id] || c.ReadinessProbe == nil && c.LivenessProbe == nil && c.StartupProbe == nil {
-				continue
-			}
-			running[at.id] = true
-			if x.probes[at.id] == nil {
-				x.probes[at.id] = x.startProbes(ctx, c, at, ending)
-			}
-			if ending {
-				x.probes[at.id].life()
-			}
+	for c := range pod.Containers(p) {
+		at := have.latest(c.Name)
+		if at == nil || !at.running() || x.mem.hooking[at.id] || c.ReadinessProbe == nil && c.LivenessProbe == nil && c.StartupProbe == nil {
+			continue
+		}
+		running[at.id] = true
+		if x.probes[at.id] == nil {
+			x.probes[at.id] = x.startProbes(ctx, c, at, ending)
+		}
+		if ending {
+			x.probes[at.id].life()
 		}
 	}
 	for id, pr := range x.probes {

@@ -108,9 +108,10 @@ func (x *actor) resizeCondition(t corev1.PodConditionType, was *corev1.PodCondit
 
 // resizeText is the message of a resize's event, which has the resources in it.
 func resizeText(what string, p *corev1.Pod, generation int64, problem string) string {
+	// As in Kubernetes; omitempty leaves out no struct.
 	type container struct {
 		Name      string                      `json:"name"`
-		Resources corev1.ResourceRequirements `json:"resources,omitempty"` //nolint: as in Kubernetes, it is there also when empty
+		Resources corev1.ResourceRequirements `json:"resources,omitempty"`
 	}
 	summary := struct {
 		InitContainers []container `json:"initContainers,omitempty"`

@@ -15,20 +15,12 @@ import (
 // limit itself, the Pod's own limits do (KEP-2837). On cgroup v2 a container that
 // is out of memory is killed whole, not one of its processes.
 func resourcesOf(p *corev1.Pod, c *corev1.Container, capacity int64, v2 bool) *runtimeapi.LinuxContainerResources {
-	cpu, memory := c.Resources.Limits.Cpu(), c.Resources.Limits.Memory()
-	if whole := p.Spec.Resources; whole != nil {
-		if cpu.IsZero() {
-			cpu = whole.Limits.Cpu()
-		}
-		if memory.IsZero() {
-			memory = whole.Limits.Memory()
-		}
-	}
+	cpu, memory := limitOf(p, c, corev1.ResourceCPU), limitOf(p, c, corev1.ResourceMemory)
 	request := cpu
 	if r, ok := c.Resources.Requests[corev1.ResourceCPU]; ok {
-		request = &r
+		request = r
 	}
-	out := linuxResources(request, cpu, memory)
+	out := linuxResources(&request, &cpu, &memory)
 	out.OomScoreAdj = oomScore(p, c, capacity)
 	out.MemorySwapLimitInBytes = out.MemoryLimitInBytes // no swap beyond memory
 	if v2 {

@@ -6,6 +6,8 @@
 package pod
 
 import (
+	"iter"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -53,6 +55,20 @@ func SetCondition(s *corev1.PodStatus, c corev1.PodCondition) bool {
 	}
 	*old = c
 	return true
+}
+
+// Containers goes through a Pod's containers that are part of its life: init
+// containers, then the main ones. They may be changed in place.
+func Containers(p *corev1.Pod) iter.Seq[*corev1.Container] {
+	return func(yield func(*corev1.Container) bool) {
+		for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+			for i := range list {
+				if !yield(&list[i]) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Sidecar says whether an init container runs beside the main ones (KEP-753).
