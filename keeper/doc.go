@@ -26,7 +26,9 @@
 // Kill -9 of the keeper: the processes go on. Stdout and stderr are FIFOs that
 // the process has open for reading and writing, so it gets no SIGPIPE, blocks
 // at worst, and the next keeper goes on reading. Launch starts that keeper,
-// which adopts what it finds by pidfd and start ticks. An exit in the
+// which adopts what it finds by pidfd and start ticks. It answers at the same
+// path, so each request names the keeper that is meant, and another refuses:
+// a client of the dead one must not start or await anything here. An exit in the
 // meantime is recovered from the pinned pidfd where the kernel keeps it
 // (6.15); otherwise it is code 255 with Exit.Unknown saying why. What cannot
 // be kept: a terminal (its processes get SIGHUP, as when a modem hangs up),
