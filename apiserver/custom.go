@@ -32,8 +32,6 @@ import (
 func (s *Server) newCustom(c *genericapiserver.Config, eo options.EtcdOptions) (*crdserver.CustomResourceDefinitions, error) {
 	own := *c
 	own.PostStartHooks = map[string]genericapiserver.PostStartHookConfigEntry{}
-	// What it serves is described with all the rest, see serveDefinitions.
-	own.SkipOpenAPIInstallation = true
 	own.MergedResourceConfig = crdserver.DefaultAPIResourceConfigSource()
 	eo.StorageConfig.Codec = crdserver.Codecs.LegacyCodec(apiextensionsv1.SchemeGroupVersion)
 	eo.StorageConfig.EncodeVersioner = runtime.NewMultiGroupVersioner(apiextensionsv1.SchemeGroupVersion, schema.GroupKind{Group: apiextensionsv1.GroupName})
@@ -86,8 +84,11 @@ func (s *Server) describeCustom(h genericapiserver.PostStartHookContext) error {
 	heard := func(o any) {
 		first.Do(func() {
 			v2, v3 := openapi.NewController(s.definitions()), openapiv3.NewController(s.definitions())
-			s.background.Go(func() { v2.Run(s.generic.StaticOpenAPISpec, s.generic.OpenAPIVersionedService, h.Done()) })
-			s.background.Go(func() { v3.Run(s.generic.OpenAPIV3VersionedService, h.Done()) })
+			s.background.Go(func() {
+				service, fixed := s.openAPIV2()
+				v2.Run(fixed, service, h.Done())
+			})
+			s.background.Go(func() { v3.Run(s.openAPIV3(), h.Done()) })
 		})
 		if last, unknown := o.(cache.DeletedFinalStateUnknown); unknown {
 			o = last.Obj

@@ -40,6 +40,7 @@ import (
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/apiserver/pkg/server/healthz"
+	"k8s.io/apiserver/pkg/server/mux"
 	"k8s.io/apiserver/pkg/server/options"
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
@@ -48,6 +49,9 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	basecompatibility "k8s.io/component-base/compatibility"
+	"k8s.io/kube-openapi/pkg/handler"
+	"k8s.io/kube-openapi/pkg/handler3"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"github.com/peapod/peapod/auth"
 )
@@ -99,6 +103,9 @@ type Server struct {
 	background sync.WaitGroup // ends with the server
 	toNodes    *http.Transport
 	mapper     meta.RESTMapper
+	described  *mux.PathRecorderMux // serves what the next two have made
+	openAPIV2  func() (*handler.OpenAPIService, *spec.Swagger)
+	openAPIV3  func() *handler3.OpenAPIService
 
 	serving atomic.Pointer[http.Handler]
 	ready   chan struct{}
@@ -189,6 +196,7 @@ func (s *Server) build() error {
 		return err
 	}
 	s.serveDefinitions()
+	s.describe()
 	s.orderGroups(append(s.groupVersions(), apiextensionsv1.SchemeGroupVersion))
 	s.generic.Handler.NonGoRestfulMux.Handle("/.well-known/openid-configuration", s.tokens)
 	s.generic.Handler.NonGoRestfulMux.Handle("/openid/v1/jwks", s.tokens)
