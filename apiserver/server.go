@@ -298,19 +298,20 @@ func (s *Server) install(getter genericStores) error {
 	core := groups[corev1.SchemeGroupVersion]
 	core["bindings"] = bindings{podBinding{s.stores}}
 	groups[eventsV1]["events"] = core["events"]
+	var named []*genericapiserver.APIGroupInfo
 	for _, gv := range s.groupVersions() {
 		info := genericapiserver.NewDefaultAPIGroupInfo(gv.Group, s.scheme, runtime.NewParameterCodec(s.scheme), s.codecs)
 		info.PrioritizedVersions = []schema.GroupVersion{gv}
 		info.VersionedResourcesStorageMap[gv.Version] = groups[gv]
-		var err error
-		if gv.Group == "" {
-			err = s.generic.InstallLegacyAPIGroup("/api", &info)
-		} else {
-			err = s.generic.InstallAPIGroup(&info)
-		}
-		if err != nil {
+		if gv.Group != "" {
+			named = append(named, &info)
+		} else if err := s.generic.InstallLegacyAPIGroup("/api", &info); err != nil {
 			return fmt.Errorf("cannot serve %s: %w", gv, err)
 		}
+	}
+	// All at once: they share their types, of which server-side apply has a model.
+	if err := s.generic.InstallAPIGroups(named...); err != nil {
+		return fmt.Errorf("cannot serve the named groups: %w", err)
 	}
 	return nil
 }
