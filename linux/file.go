@@ -77,6 +77,19 @@ func BootID() (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
+// OpenAt opens what is at path, seen from the open folder dir, and follows no
+// more than resolve allows (openat2(2)). The descriptor is closed on exec.
+func OpenAt(dir int, path string, flags int, resolve uint64) (int, error) {
+	how := unix.OpenHow{Flags: uint64(flags) | unix.O_CLOEXEC, Resolve: resolve}
+	for {
+		fd, err := unix.Openat2(dir, path, &how)
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+			continue // a rename came between
+		}
+		return fd, err
+	}
+}
+
 // OpenInRoot opens a regular file for reading as a process whose root is root
 // would: no link in it leads out. Anything but a regular file is an error.
 func OpenInRoot(root, path string) (*os.File, error) {
@@ -89,11 +102,7 @@ func OpenInRoot(root, path string) (*os.File, error) {
 	}
 	defer unix.Close(dir)
 	// By path only at first: to open a device or a FIFO could do something.
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	fd, err := unix.Openat2(dir, path, &how)
-	for errors.Is(err, unix.EAGAIN) {
-		fd, err = unix.Openat2(dir, path, &how) // a rename came between
-	}
+	fd, err := OpenAt(dir, path, unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	if err != nil {
 		return fail(err)
 	}

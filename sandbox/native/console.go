@@ -9,6 +9,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/linux"
 )
 
 // dialConsole connects to who wants the terminal's master.
@@ -40,7 +42,7 @@ func (r root) terminal(console int, proc *specs.Process) (tty int, err error) {
 	if err := onFilesystem(dir, unix.DEVPTS_SUPER_MAGIC, "devpts"); err != nil {
 		return -1, fmt.Errorf("open /dev/pts: %w", err)
 	}
-	master, err := openat2(dir, "ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NOFOLLOW, 0, unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_BENEATH)
+	master, err := linux.OpenAt(dir, "ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NOFOLLOW, unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_BENEATH)
 	if err != nil {
 		return -1, fmt.Errorf("open /dev/pts/ptmx: %w", err)
 	}

@@ -11,6 +11,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/linux"
 )
 
 // defaultDevices are those that the OCI specification gives every container.
@@ -172,7 +174,7 @@ func setSysctls(settings map[string]string) error {
 	}
 	defer unix.Close(proc)
 	for name, value := range settings {
-		fd, err := openat2(proc, "sys/"+sysctlPath(name), unix.O_WRONLY, 0, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_XDEV)
+		fd, err := linux.OpenAt(proc, "sys/"+sysctlPath(name), unix.O_WRONLY, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_XDEV)
 		if err == nil {
 			_, err = unix.Write(fd, []byte(value))
 			err = errors.Join(err, unix.Close(fd))

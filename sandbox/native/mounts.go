@@ -10,6 +10,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/linux"
 )
 
 // furnish enters the root and mounts, masks and makes all that is in it. It
@@ -195,7 +197,7 @@ func (r root) target(m specs.Mount, source int) (int, error) {
 	switch m.Type {
 	case "proc", "sysfs":
 		// All that relies on them names them without links.
-		fd, err := openat2(r.fd, m.Destination, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS)
+		fd, err := linux.OpenAt(r.fd, m.Destination, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS)
 		if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
 			return -1, fmt.Errorf("filesystem %q must be mounted on ordinary directory", m.Type)
 		}
@@ -237,7 +239,7 @@ func (c *construction) mountCgroups(m specs.Mount, o mountOptions) error {
 		if err := unix.Mkdirat(fs, v.nameOf(), 0o755); err != nil {
 			return err
 		}
-		dir, err := openat2(fs, v.nameOf(), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
+		dir, err := linux.OpenAt(fs, v.nameOf(), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
 		if err != nil {
 			return err
 		}

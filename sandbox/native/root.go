@@ -10,6 +10,8 @@ import (
 
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/linux"
 )
 
 // root is an open folder that paths are looked up in as if it were "/": no
@@ -18,20 +20,9 @@ type root struct{ fd int }
 
 const inRoot = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 
-func openat2(dir int, path string, flags int, mode uint32, resolve uint64) (int, error) {
-	how := unix.OpenHow{Flags: uint64(flags) | unix.O_CLOEXEC, Mode: uint64(mode), Resolve: resolve}
-	for {
-		fd, err := unix.Openat2(dir, path, &how)
-		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-			continue // a rename came between
-		}
-		return fd, err
-	}
-}
-
 // open opens what is at path, by default for nothing but to refer to it.
 func (r root) open(path string, flags int) (int, error) {
-	return openat2(r.fd, path, unix.O_PATH|flags, 0, inRoot)
+	return linux.OpenAt(r.fd, path, unix.O_PATH|flags, inRoot)
 }
 
 // makeDir opens the folder at path, and makes what is missing of it. A link
@@ -59,7 +50,7 @@ func (r root) makeDir(path string) (int, error) {
 			unix.Close(fd)
 			return -1, err
 		}
-		next, err := openat2(fd, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
+		next, err := linux.OpenAt(fd, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
 		unix.Close(fd)
 		if err != nil {
 			return -1, err
@@ -104,7 +95,7 @@ func (r root) makeFile(path string) (int, error) {
 	} else if !errors.Is(err, unix.EEXIST) {
 		return -1, err
 	}
-	return openat2(dir, name, unix.O_PATH|unix.O_NOFOLLOW, 0, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
+	return linux.OpenAt(dir, name, unix.O_PATH|unix.O_NOFOLLOW, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
 }
 
 func isDir(fd int) (bool, error) {
