@@ -83,8 +83,7 @@ func giveStdio(fds []int, uid uint32) error {
 		if err := unix.Fstat(fd, &st); err != nil {
 			return fmt.Errorf("stat of standard descriptor %d: %w", fd, err)
 		}
-		null := st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
-		if null || st.Uid == uid {
+		if isNull(&st) || st.Uid == uid {
 			continue
 		}
 		err := unix.Fchown(fd, int(uid), -1)

@@ -112,20 +112,21 @@ func (c *construction) mountConsole() (int, error) {
 	return tty, nil
 }
 
-// gone: what is not there need not be hidden.
-func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) }
-
-// mask hides what is at path: behind an empty folder, or behind null.
-func (r root) mask(path string, null int) error {
-	defer unix.Close(null)
+// cover has what is at path covered, if there is anything.
+func (r root) cover(path string, do func(target int) error) error {
 	target, err := r.open(path, 0)
-	if gone(err) {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	defer unix.Close(target)
+	return do(target)
+}
+
+// hide covers what is open as target: with an empty folder, or with null.
+func hide(target, null int) error {
 	dir, err := isDir(target)
 	if err != nil {
 		return err
@@ -141,16 +142,13 @@ func (r root) mask(path string, null int) error {
 	return attach(empty, target)
 }
 
-// makeReadonly mounts what is at path onto itself, not to be written.
-func (r root) makeReadonly(path string) error {
-	target, err := r.open(path, 0)
-	if gone(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(target)
+// isNull tells whether a file is the null device, whatever its name.
+func isNull(st *unix.Stat_t) bool {
+	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
+}
+
+// makeReadonly mounts what is open as target onto itself, not to be written.
+func makeReadonly(target int) error {
 	mount, err := clone(target, true)
 	if err != nil {
 		return err

@@ -67,12 +67,14 @@ func (c *construction) close() error {
 		return err
 	}
 	for _, p := range l.ReadonlyPaths {
-		if err := c.tree.makeReadonly(p); err != nil {
+		if err := c.tree.cover(p, makeReadonly); err != nil {
 			return fmt.Errorf("readonly path %s: %w", p, err)
 		}
 	}
 	for i, p := range l.MaskedPaths {
-		if err := c.tree.mask(p, c.sources.nulls[i]); err != nil {
+		null := c.sources.nulls[i]
+		err := c.tree.cover(p, func(target int) error { return hide(target, null) })
+		if err = errors.Join(err, unix.Close(null)); err != nil {
 			return fmt.Errorf("mask path %s: %w", p, err)
 		}
 	}

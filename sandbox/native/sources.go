@@ -91,7 +91,7 @@ func (c *construction) openSources() (sources, error) {
 
 func (s *sources) openNulls(n int) error {
 	var st unix.Stat_t
-	if err := unix.Lstat(os.DevNull, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+	if err := unix.Lstat(os.DevNull, &st); err != nil || !isNull(&st) {
 		return fmt.Errorf("%s of this machine is not the null device", os.DevNull)
 	}
 	for range n {
