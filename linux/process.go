@@ -106,6 +106,16 @@ func (p *Pidfd) Signal(sig unix.Signal) error {
 	return nil
 }
 
+// EnterNamespaces moves the calling thread, which must be locked, into those of
+// the process's namespaces that flags (unix.CLONE_NEW...) name.
+func (p *Pidfd) EnterNamespaces(flags int) error {
+	var entered error
+	if err := p.control(func(fd int) { entered = unix.Setns(fd, flags) }); err != nil {
+		return err
+	}
+	return entered
+}
+
 func (p *Pidfd) control(f func(fd int)) error {
 	raw, err := p.f.SyscallConn()
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,7 +88,7 @@ func (e *entry) make() error {
 	}
 	// All namespaces of one process, whatever its number means by now.
 	const all = unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWCGROUP
-	if err := unix.Setns(init, all); err != nil {
+	if err := errors.Join(init.EnterNamespaces(all), init.Close()); err != nil {
 		return fmt.Errorf("cannot enter namespaces: %w", err)
 	}
 	path, err := e.settle()
@@ -105,24 +104,15 @@ func (e *entry) make() error {
 	return e.born(path)
 }
 
-// openInit opens the first process, the one that was started and no other of
-// its number.
-func (e *entry) openInit() (int, error) {
-	fd, err := unix.PidfdOpen(e.record.Pid, 0)
+// openInit opens the first process, and the cgroup of v2 that it has gone to.
+func (e *entry) openInit() (*linux.Pidfd, error) {
+	init, err := e.record.Open()
 	if err != nil {
-		return -1, fmt.Errorf("cannot exec in a stopped container: %w", err)
-	}
-	ticks, err := linux.StartTicks(e.record.Pid)
-	_, dead, zombie := linux.ZombieStatus(e.record.Pid)
-	if err = errors.Join(err, zombie); err == nil && (dead || ticks != e.record.StartTicks) {
-		err = fs.ErrNotExist
-	}
-	if err != nil {
-		return -1, fmt.Errorf("cannot exec in a stopped container: %w", err)
+		return nil, fmt.Errorf("cannot exec in a stopped container: %w", err)
 	}
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", e.record.Pid))
 	if err != nil {
-		return -1, fmt.Errorf("cannot exec in a stopped container: %w", err)
+		return nil, fmt.Errorf("cannot exec in a stopped container: %w", err)
 	}
 	for line := range strings.Lines(string(b)) {
 		path, unified := strings.CutPrefix(strings.TrimSpace(line), "0::")
@@ -131,10 +121,10 @@ func (e *entry) openInit() (int, error) {
 		}
 		e.fallback, err = openUnified(filepath.Join("/sys/fs/cgroup", path))
 		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return -1, err
+			return nil, err
 		}
 	}
-	return fd, nil
+	return init, nil
 }
 
 // settle opens what the process is given in the container, whose files may be
