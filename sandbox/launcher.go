@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/peapod/peapod/sandbox/native"
 )
 
 // Bundle is a container as an OCI runtime wants it.
@@ -234,17 +236,7 @@ func WriteBundle(dir string, s *specs.Spec) error {
 }
 
 // ReadBundle reads the config.json of dir.
-func ReadBundle(dir string) (*specs.Spec, error) {
-	var s specs.Spec
-	b, err := os.ReadFile(filepath.Join(dir, "config.json"))
-	if err == nil {
-		err = json.Unmarshal(b, &s)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", filepath.Join(dir, "config.json"), err)
-	}
-	return &s, nil
-}
+func ReadBundle(dir string) (*specs.Spec, error) { return native.ReadBundle(dir) }
 
 // writeJSON need not be atomic: nobody reads the file before we start who does.
 func writeJSON(file string, v any) error {

@@ -24,7 +24,7 @@ func Exec(o Options, processFile string) (int, error) {
 		return 0, err
 	}
 	e := &entry{Options: o, record: record, console: -1, unified: -1, fallback: -1}
-	if e.spec, err = readSpec(record.Bundle); err != nil {
+	if e.spec, err = ReadBundle(record.Bundle); err != nil {
 		return 0, err
 	}
 	b, err := os.ReadFile(processFile)
@@ -170,9 +170,7 @@ func (e *entry) born(path string) error {
 	if err != nil {
 		return err
 	}
-	done := make(chan error, 1)
-	go func() { done <- writePid(e.PidFile, e.pid) }() // where the machine is still in sight
-	if err := <-done; err != nil {
+	if err := outside(func() error { return writePid(e.PidFile, e.pid) }); err != nil {
 		return err
 	}
 	if err := e.goOn(path); err != nil {

@@ -197,6 +197,14 @@ func (b *birthplace) kill() {
 	}
 }
 
+// outside runs f on another thread than the calling goroutine's, one that still
+// has the machine in sight.
+func outside(f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	return <-done
+}
+
 // writePid writes a pid file; empty means none.
 func writePid(file string, pid int) error {
 	if file == "" {
@@ -205,15 +213,16 @@ func writePid(file string, pid int) error {
 	return linux.ReplaceFile(file, []byte(strconv.Itoa(pid)), 0o600)
 }
 
-// readSpec reads a bundle's config.json.
-func readSpec(bundle string) (*specs.Spec, error) {
+// ReadBundle reads the config.json of dir.
+func ReadBundle(dir string) (*specs.Spec, error) {
 	var s specs.Spec
-	b, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	file := filepath.Join(dir, "config.json")
+	b, err := os.ReadFile(file)
 	if err == nil {
 		err = json.Unmarshal(b, &s)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot read specification: %w", err)
+		return nil, fmt.Errorf("cannot read %s: %w", file, err)
 	}
 	return &s, nil
 }

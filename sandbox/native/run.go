@@ -43,7 +43,7 @@ type construction struct {
 // lost for anything else. What is left of a container that could not be made
 // is taken away as if it had been.
 func Run(o Options) (int, error) {
-	spec, err := readSpec(o.Bundle)
+	spec, err := ReadBundle(o.Bundle)
 	if err == nil {
 		err = Supports(spec)
 	}
@@ -120,21 +120,18 @@ func (c *construction) build(r *Record) (path string, err error) {
 	return c.furnish()
 }
 
-// record tells, on a thread that still sees the machine, which process it is.
+// record tells which process it is.
 func (c *construction) record(r *Record) error {
 	r.Pid = c.pid
-	done := make(chan error, 1)
-	go func() {
-		var err error
+	return outside(func() (err error) {
 		if r.StartTicks, err = linux.StartTicks(c.pid); err == nil {
 			err = r.save(c.State)
 		}
 		if err == nil {
 			err = writePid(c.PidFile, c.pid)
 		}
-		done <- err
-	}()
-	return <-done
+		return err
+	})
 }
 
 // prepare opens what the machine gives, makes the cgroup, and writes the
