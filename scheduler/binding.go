@@ -26,8 +26,17 @@ const volumePatience = 600 * time.Second
 type supplying struct {
 	claims []types.NamespacedName
 	asked  bool // the API knows which node it is
-	ready  chan struct{}
+	ended  bool
+	ready  chan struct{} // closed at the end
 	failed error
+}
+
+// end lets who waits for the volumes go on; the first end counts.
+func (x *supplying) end(why error) {
+	if !x.ended {
+		x.ended, x.failed = true, why
+		close(x.ready)
+	}
 }
 
 // supply gets the Pod's claims their volumes on its node, beside the
@@ -54,19 +63,16 @@ func (s *Scheduler) supply(ctx context.Context, e *entry, d delivery) {
 				delete(s.stock.reserved, v.Name)
 			}
 		}
-		still := e.supplying == x
+		still := e.supplying == x && ctx.Err() == nil
 		if still {
 			e.supplying = nil
 		}
-		s.mu.Unlock()
-		switch {
-		case !still || ctx.Err() != nil:
-		case err != nil:
-			s.unbound(ctx, e, node, fmt.Errorf("running PreBind plugin %q: %w", "VolumeBinding", err))
-		default:
-			s.mu.Lock()
-			defer s.mu.Unlock()
+		if still && err == nil {
 			s.bind(ctx, e)
+		}
+		s.mu.Unlock()
+		if still && err != nil {
+			s.unbound(ctx, e, node, fmt.Errorf("running PreBind plugin %q: %w", "VolumeBinding", err))
 		}
 	})
 }
@@ -121,22 +127,19 @@ func (s *Scheduler) delivered(ctx context.Context, e *entry, x *supplying) error
 // them here.
 func (s *Scheduler) checkSupply(e *entry) {
 	x := e.supplying
-	if x == nil || !x.asked || x.failed != nil {
+	if x == nil || !x.asked {
 		return
 	}
 	for _, name := range x.claims {
 		switch c := s.stock.claims[name]; {
 		case c == nil:
-			x.failed = fmt.Errorf("persistentvolumeclaim %q not found", name.Name)
-		case claim.Bound(c):
-			continue
-		default:
+			x.end(fmt.Errorf("persistentvolumeclaim %q not found", name.Name))
+			return
+		case !claim.Bound(c):
 			return
 		}
-		break
 	}
-	x.asked = false // once
-	close(x.ready)
+	x.end(nil)
 }
 
 func (s *Scheduler) claimCame(c *corev1.PersistentVolumeClaim) {
@@ -158,9 +161,7 @@ func (s *Scheduler) claimGone(c *corev1.PersistentVolumeClaim) {
 func (s *Scheduler) claimChanged(c, was *corev1.PersistentVolumeClaim) {
 	for _, e := range s.pods {
 		if x := e.supplying; x != nil && x.asked && was != nil && returned(c, was) && slices.Contains(x.claims, nameOf(c)) {
-			x.failed, x.asked = fmt.Errorf("selectedNode annotation reset for PVC %q", c.Name), false
-			close(x.ready)
-			continue
+			x.end(fmt.Errorf("selectedNode annotation reset for PVC %q", c.Name))
 		}
 		s.checkSupply(e)
 	}

@@ -178,10 +178,7 @@ func (s *Scheduler) free(e *entry) {
 	e.node, e.assumed = "", false
 	if x := e.supplying; x != nil {
 		e.supplying = nil
-		if x.asked {
-			x.asked = false
-			close(x.ready)
-		}
+		x.end(nil)
 	}
 	if l != nil {
 		s.changed(podLeft{l, s.namespaces})

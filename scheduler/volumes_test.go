@@ -14,7 +14,9 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	clienttesting "k8s.io/client-go/testing"
 	storagehelper "k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
 
@@ -254,6 +256,33 @@ func TestVolumesArePromisedOnce(t *testing.T) {
 		}
 		if _, c := s.get(t, "of-d"); !strings.HasPrefix(c.Message, fmt.Sprintf("0/1 nodes are available: 1 %s.", noVolume)) {
 			t.Errorf("the other says %q", c.Message)
+		}
+	})
+}
+
+// TestSupplyOfOneThatLeaves: a Pod that is deleted while its volumes are ordered
+// keeps none of them from others.
+func TestSupplyOfOneThatLeaves(t *testing.T) {
+	play(t, func(s *stage) {
+		s.nodes.h.OnAdd(testNode("n", 1000), false)
+		s.classes.h.OnAdd(testClass("hand", claim.NoProvisioner, storagev1.VolumeBindingWaitForFirstConsumer), false)
+		v := testVolume("v", "hand", "n")
+		if _, err := s.client.CoreV1().PersistentVolumes().Create(t.Context(), v, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		s.volumes.h.OnAdd(v, false)
+		s.claims.h.OnAdd(testClaim("c", "hand"), false)
+		p, left := testPod("p", 100, using("c")), false
+		s.client.PrependReactor("update", "persistentvolumes", func(clienttesting.Action) (bool, runtime.Object, error) {
+			s.pods.h.OnDelete(p)
+			left = true
+			return false, nil, nil
+		})
+		s.create(t, p)
+		s.Scheduler.mu.Lock()
+		defer s.Scheduler.mu.Unlock()
+		if !left || len(s.stock.reserved) > 0 {
+			t.Errorf("left: %v, reserved: %v", left, s.stock.reserved)
 		}
 	})
 }
