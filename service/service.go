@@ -147,31 +147,39 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 }
 
-// follow hears of Services, slices and this node's zone. synced end when all of now are known;
-// stop ends the hearing.
+// follow hears of Services, slices and this node's zone. synced end when all of
+// now are known; stop ends the hearing.
 func (p *Proxy) follow() (synced []cache.DoneChecker, stop func(), err error) {
-	known, stopServices, err := follow(p.cfg.ServiceInformer, p.takeService)
-	if err != nil {
-		return nil, func() {}, err
+	var stops []func()
+	stop = func() {
+		for _, s := range stops {
+			s()
+		}
 	}
-	knownSlices, stopSlices, err := follow(p.cfg.SliceInformer, p.takeSlice)
-	if err != nil {
-		return nil, stopServices, err
+	type source struct {
+		from Informer
+		h    cache.ResourceEventHandler
 	}
-	if p.cfg.NodeInformer == nil {
-		return []cache.DoneChecker{known, knownSlices}, func() { stopSlices(); stopServices() }, nil
+	sources := []source{{p.cfg.ServiceInformer, handler(p.takeService)}, {p.cfg.SliceInformer, handler(p.takeSlice)}}
+	if p.cfg.NodeInformer != nil {
+		sources = append(sources, source{p.cfg.NodeInformer, handler(p.takeNode)})
 	}
-	knownNodes, stopNodes, err := follow(p.cfg.NodeInformer, p.takeNode)
-	if err != nil {
-		return nil, func() { stopSlices(); stopServices() }, err
+	for _, x := range sources {
+		reg, err := x.from.AddEventHandler(x.h)
+		if err != nil {
+			return nil, stop, err
+		}
+		synced = append(synced, reg.HasSyncedChecker())
+		// An informer that has ended has no handlers to take away.
+		stops = append(stops, func() { _ = x.from.RemoveEventHandler(reg) })
 	}
-	return []cache.DoneChecker{known, knownSlices, knownNodes}, func() { stopNodes(); stopSlices(); stopServices() }, nil
+	return synced, stop, nil
 }
 
-// follow hears of objects of one type: old is nil for a new one, and new for
+// handler hands objects of one type on: old is nil for a new one, and new for
 // one that is gone.
-func follow[T any](from Informer, take func(old, new *T)) (cache.DoneChecker, func(), error) {
-	reg, err := from.AddEventHandler(cache.ResourceEventHandlerFuncs{
+func handler[T any](take func(old, new *T)) cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { take(nil, o.(*T)) },
 		UpdateFunc: func(old, o any) { take(old.(*T), o.(*T)) },
 		DeleteFunc: func(o any) {
@@ -180,12 +188,7 @@ func follow[T any](from Informer, take func(old, new *T)) (cache.DoneChecker, fu
 			}
 			take(o.(*T), nil)
 		},
-	})
-	if err != nil {
-		return nil, nil, err
 	}
-	// An informer that has ended has no handlers to take away.
-	return reg.HasSyncedChecker(), func() { _ = from.RemoveEventHandler(reg) }, nil
 }
 
 func (p *Proxy) ring() {
