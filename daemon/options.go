@@ -60,7 +60,7 @@ type Options struct {
 	// RuntimeEndpoint is an external CRI socket; empty means our own runtime.
 	RuntimeEndpoint string
 	// Launcher is who starts containers: LauncherOCI, LauncherNative or
-	// LauncherAuto. Empty is LauncherOCI.
+	// LauncherAuto. Empty is LauncherAuto.
 	Launcher string
 	Etcd     EtcdOptions
 
