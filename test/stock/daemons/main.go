@@ -9,10 +9,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
+	"io"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -26,6 +24,8 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/kubernetes/pkg/controller/daemon"
+
+	"github.com/peapod/peapod/test/stock/exam"
 )
 
 // question is a DaemonSet with its Pods and past, in a namespace of their own,
@@ -46,29 +46,9 @@ type answer struct {
 	Past   []string
 }
 
-// quiet is how long nothing is written by who has come to rest.
-const quiet = time.Second
+func main() { exam.Main(answers) }
 
-func main() {
-	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: daemons QUESTIONS-FILE ANSWERS-FILE")
-		os.Exit(2)
-	}
-	if err := run(os.Args[1], os.Args[2]); err != nil {
-		fmt.Fprintln(os.Stderr, "daemons:", err)
-		os.Exit(1)
-	}
-}
-
-func run(questions, answers string) (err error) {
-	b, err := os.ReadFile(questions)
-	if err != nil {
-		return err
-	}
-	var list []question
-	if err := json.Unmarshal(b, &list); err != nil {
-		return fmt.Errorf("cannot read %s: %w", questions, err)
-	}
+func answers(list []question, out io.Writer) error {
 	var objects []runtime.Object
 	for _, q := range list {
 		objects = append(objects, q.Set)
@@ -83,57 +63,21 @@ func run(questions, answers string) (err error) {
 		}
 	}
 	client := fake.NewClientset(objects...)
-	if err := settle(client); err != nil {
-		return err
-	}
-	f, err := os.Create(answers)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	out := json.NewEncoder(f)
-	for _, q := range list {
-		a, err := read(client, q)
-		if err == nil {
-			err = out.Encode(a)
-		}
-		if err != nil {
-			return fmt.Errorf("cannot write the answer to question %d: %w", q.Seed, err)
-		}
-	}
-	return nil
-}
-
-// settle runs the controller until it rests.
-func settle(client *fake.Clientset) error {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	var last, made atomic.Int64
-	client.PrependReactor("*", "*", func(a clienttesting.Action) (bool, runtime.Object, error) {
-		if v := a.GetVerb(); v != "get" && v != "list" && v != "watch" {
-			last.Store(time.Now().UnixNano())
-		}
-		if c, ok := a.(clienttesting.CreateAction); ok {
-			if p, ok := c.GetObject().(*corev1.Pod); ok { // the one in memory gives no names and times
-				p.Name, p.CreationTimestamp = fmt.Sprint(p.GenerateName, made.Add(1)), metav1.Now()
-			}
+	var made atomic.Int64
+	client.PrependReactor("create", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		if p, ok := a.(clienttesting.CreateAction).GetObject().(*corev1.Pod); ok { // the one in memory gives no names and times
+			p.Name, p.CreationTimestamp = fmt.Sprint(p.GenerateName, made.Add(1)), metav1.Now()
 		}
 		return false, nil, nil
 	})
-	f := informers.NewSharedInformerFactory(client, 0)
-	c, err := daemon.NewDaemonSetsController(ctx, f.Apps().V1().DaemonSets(), f.Apps().V1().ControllerRevisions(), f.Core().V1().Pods(), f.Core().V1().Nodes(),
-		client, flowcontrol.NewBackOff(time.Second, 15*time.Minute))
+	err := exam.Settle(client, func(ctx context.Context, f informers.SharedInformerFactory) (*daemon.DaemonSetsController, error) {
+		return daemon.NewDaemonSetsController(ctx, f.Apps().V1().DaemonSets(), f.Apps().V1().ControllerRevisions(), f.Core().V1().Pods(), f.Core().V1().Nodes(),
+			client, flowcontrol.NewBackOff(time.Second, 15*time.Minute))
+	})
 	if err != nil {
 		return err
 	}
-	f.Start(ctx.Done())
-	f.WaitForCacheSync(ctx.Done())
-	last.Store(time.Now().UnixNano())
-	go c.Run(ctx, 1)
-	for time.Since(time.Unix(0, last.Load())) < quiet {
-		time.Sleep(quiet / 10)
-	}
-	return nil
+	return exam.Each(list, out, func(q question) (answer, error) { return read(client, q) })
 }
 
 func read(client *fake.Clientset, q question) (answer, error) {

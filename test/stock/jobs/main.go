@@ -8,10 +8,8 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
+	"io"
 	"strings"
 	"time"
 	_ "unsafe" // for what the package does not export
@@ -20,6 +18,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
 	_ "k8s.io/kubernetes/pkg/controller/job"
+
+	"github.com/peapod/peapod/test/stock/exam"
 )
 
 type interval struct{ First, Last int }
@@ -68,43 +68,10 @@ type answer struct {
 }
 
 func main() {
-	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: jobs QUESTIONS-FILE ANSWERS-FILE")
-		os.Exit(2)
-	}
-	if err := run(os.Args[1], os.Args[2]); err != nil {
-		fmt.Fprintln(os.Stderr, "jobs:", err)
-		os.Exit(1)
-	}
+	exam.Main(func(list []question, out io.Writer) error { return exam.Each(list, out, ask) })
 }
 
-func run(questions, answers string) (err error) {
-	b, err := os.ReadFile(questions)
-	if err != nil {
-		return err
-	}
-	var list []question
-	if err := json.Unmarshal(b, &list); err != nil {
-		return fmt.Errorf("cannot read %s: %w", questions, err)
-	}
-	f, err := os.Create(answers)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	for _, q := range list {
-		b, err := json.Marshal(ask(q))
-		if err != nil {
-			return err
-		}
-		if _, err := f.Write(append(b, '\n')); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func ask(q question) answer {
+func ask(q question) (answer, error) {
 	log := klog.Background().V(10)
 	a := answer{Seed: q.Seed, Restless: pastBackoffLimitOnFailure(q.Job, q.Pods)}
 	_, done := calculateSucceededIndexes(log, q.Job, q.Pods)
@@ -127,7 +94,7 @@ func ask(q question) answer {
 	for _, p := range activePodsForRemoval(q.Job, active, min(q.Remove, len(active))) {
 		a.Removed = append(a.Removed, p.Name)
 	}
-	return a
+	return a, nil
 }
 
 // text writes indexes one by one.

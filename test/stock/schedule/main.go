@@ -8,12 +8,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
+	"io"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -26,6 +24,8 @@ import (
 	"k8s.io/client-go/tools/events"
 	"k8s.io/kubernetes/pkg/scheduler"
 	"k8s.io/kubernetes/pkg/scheduler/profile"
+
+	"github.com/peapod/peapod/test/stock/exam"
 )
 
 // cluster is one question, as the test of scheduler/ writes it.
@@ -44,40 +44,17 @@ type cluster struct {
 // patience bounds one answer.
 const patience = 30 * time.Second
 
-func main() {
-	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: schedule CLUSTERS-FILE ANSWERS-FILE")
-		os.Exit(2)
-	}
-	if err := answer(os.Args[1], os.Args[2]); err != nil {
-		fmt.Fprintln(os.Stderr, "schedule:", err)
-		os.Exit(1)
-	}
-}
+func main() { exam.Main(answers) }
 
-func answer(questions, answers string) (err error) {
-	b, err := os.ReadFile(questions)
-	if err != nil {
-		return err
-	}
-	var clusters []cluster
-	if err := json.Unmarshal(b, &clusters); err != nil {
-		return fmt.Errorf("cannot read %s: %w", questions, err)
-	}
-	f, err := os.Create(answers)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	w := bufio.NewWriter(f)
+func answers(clusters []cluster, out io.Writer) error {
 	for _, c := range clusters {
 		said, err := ask(c)
 		if err != nil {
 			return fmt.Errorf("cannot ask about cluster %d: %w", c.Seed, err)
 		}
-		fmt.Fprintf(w, "%d\t%s\n", c.Seed, said)
+		fmt.Fprintf(out, "%d\t%s\n", c.Seed, said)
 	}
-	return w.Flush()
+	return nil
 }
 
 // ask gives the node that the Pod is bound to, or the message of its condition.

@@ -9,14 +9,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"os"
+	"io"
 	"slices"
 	"strings"
-	"sync/atomic"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -24,8 +19,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
-	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/kubernetes/pkg/controller/deployment"
+
+	"github.com/peapod/peapod/test/stock/exam"
 )
 
 // question is a Deployment and its ReplicaSets, in a namespace of their own.
@@ -50,29 +46,9 @@ type set struct {
 	Annotations map[string]string
 }
 
-// quiet is how long nothing is written by who has come to rest.
-const quiet = time.Second
+func main() { exam.Main(answers) }
 
-func main() {
-	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: workload QUESTIONS-FILE ANSWERS-FILE")
-		os.Exit(2)
-	}
-	if err := run(os.Args[1], os.Args[2]); err != nil {
-		fmt.Fprintln(os.Stderr, "workload:", err)
-		os.Exit(1)
-	}
-}
-
-func run(questions, answers string) (err error) {
-	b, err := os.ReadFile(questions)
-	if err != nil {
-		return err
-	}
-	var list []question
-	if err := json.Unmarshal(b, &list); err != nil {
-		return fmt.Errorf("cannot read %s: %w", questions, err)
-	}
+func answers(list []question, out io.Writer) error {
 	var objects []runtime.Object
 	for _, q := range list {
 		objects = append(objects, q.Deployment)
@@ -81,54 +57,13 @@ func run(questions, answers string) (err error) {
 		}
 	}
 	client := fake.NewClientset(objects...)
-	if err := settle(client); err != nil {
-		return err
-	}
-	f, err := os.Create(answers)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	for _, q := range list {
-		a, err := read(client, q)
-		if err != nil {
-			return fmt.Errorf("cannot read the answer to question %d: %w", q.Seed, err)
-		}
-		b, err := json.Marshal(a)
-		if err != nil {
-			return err
-		}
-		if _, err := f.Write(append(b, '\n')); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// settle runs the controller until it rests.
-func settle(client *fake.Clientset) error {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	var last atomic.Int64
-	client.PrependReactor("*", "*", func(a clienttesting.Action) (bool, runtime.Object, error) {
-		if v := a.GetVerb(); v != "get" && v != "list" && v != "watch" {
-			last.Store(time.Now().UnixNano())
-		}
-		return false, nil, nil
+	err := exam.Settle(client, func(ctx context.Context, f informers.SharedInformerFactory) (*deployment.DeploymentController, error) {
+		return deployment.NewDeploymentController(ctx, f.Apps().V1().Deployments(), f.Apps().V1().ReplicaSets(), f.Core().V1().Pods(), client)
 	})
-	f := informers.NewSharedInformerFactory(client, 0)
-	c, err := deployment.NewDeploymentController(ctx, f.Apps().V1().Deployments(), f.Apps().V1().ReplicaSets(), f.Core().V1().Pods(), client)
 	if err != nil {
 		return err
 	}
-	f.Start(ctx.Done())
-	f.WaitForCacheSync(ctx.Done())
-	last.Store(time.Now().UnixNano())
-	go c.Run(ctx, 1)
-	for time.Since(time.Unix(0, last.Load())) < quiet {
-		time.Sleep(quiet / 10)
-	}
-	return nil
+	return exam.Each(list, out, func(q question) (answer, error) { return read(client, q) })
 }
 
 func read(client *fake.Clientset, q question) (answer, error) {
