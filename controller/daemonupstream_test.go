@@ -3,17 +3,12 @@
 package controller
 
 import (
-	"encoding/json"
-	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strings"
+	"sync"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,10 +23,6 @@ import (
 
 	"github.com/peapod/peapod/api/defaults"
 )
-
-// daemonQuestions is where scripts/golden wants the questions for
-// kube-controller-manager.
-var daemonQuestions = flag.String("daemonquestions", "", "write the questions of TestDaemonsUpstream to this file")
 
 // daemonQuestion is a DaemonSet with its Pods, past and nodes, as
 // test/stock/daemons reads them; daemonAnswer is what became of them.
@@ -177,8 +168,7 @@ func settledDaemons(t *testing.T, c *memory, q daemonQuestion) daemonAnswer {
 
 // TestDaemonsUpstream compares what becomes of random DaemonSets with what
 // kube-controller-manager's own controller makes of them, when it has come to
-// rest: Pods, revisions with their names, counts. scripts/golden writes its
-// answers anew, as must be done when the questions become others.
+// rest: Pods, revisions with their names, counts.
 func TestDaemonsUpstream(t *testing.T) {
 	var all []daemonQuestion
 	var objects []client.Object
@@ -195,32 +185,6 @@ func TestDaemonsUpstream(t *testing.T) {
 			objects = append(objects, r)
 		}
 	}
-	if *daemonQuestions != "" {
-		b, err := json.Marshal(all)
-		if err == nil {
-			err = os.WriteFile(*daemonQuestions, b, 0o644)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	b, err := os.ReadFile("testdata/daemons.jsonl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	if len(lines) != asked {
-		t.Fatalf("%d answers to %d questions", len(lines), asked)
-	}
-	c := newMemory(objects)
-	for i, l := range lines {
-		var want daemonAnswer
-		if err := json.Unmarshal([]byte(l), &want); err != nil {
-			t.Fatal(err)
-		}
-		if d := cmp.Diff(want, settledDaemons(t, c, all[i]), cmpopts.EquateEmpty()); d != "" {
-			t.Errorf("question %d differs from Kubernetes (-want +got):\n%s", want.Seed, d)
-		}
-	}
+	c := sync.OnceValue(func() *memory { return newMemory(objects) }) // it writes on the objects
+	upstream(t, "daemons.jsonl", all, func(q daemonQuestion) daemonAnswer { return settledDaemons(t, c(), q) })
 }

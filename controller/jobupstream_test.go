@@ -3,19 +3,12 @@
 package controller
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
-	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -25,10 +18,6 @@ import (
 
 	"github.com/peapod/peapod/api/pod"
 )
-
-// jobQuestions is where scripts/golden wants the questions for the job
-// controller of Kubernetes.
-var jobQuestions = flag.String("jobquestions", "", "write the questions of TestJobsUpstream to this file")
 
 // jobQuestion and jobAnswer are as test/stock/jobs has them.
 type (
@@ -171,7 +160,6 @@ func answerHere(q jobQuestion) jobAnswer {
 	for _, p := range r.surplus(min(q.Remove, len(r.active))) {
 		a.Removed = append(a.Removed, p.Name)
 	}
-	slices.Sort(a.Removed) // that some go is told, not who first
 	return a
 }
 
@@ -182,32 +170,6 @@ func TestJobsUpstream(t *testing.T) {
 	for seed := range uint64(400) {
 		all = append(all, askJob(seed))
 	}
-	if *jobQuestions != "" {
-		b, err := json.Marshal(all)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(*jobQuestions, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	b, err := os.ReadFile("testdata/jobs.jsonl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(bytes.NewReader(b))
-	for _, q := range all {
-		var want jobAnswer
-		if !lines.Scan() {
-			t.Fatal("there are fewer answers than questions: run scripts/golden")
-		}
-		if err := json.Unmarshal(lines.Bytes(), &want); err != nil {
-			t.Fatal(err)
-		}
-		slices.Sort(want.Removed)
-		if d := cmp.Diff(want, answerHere(q), cmpopts.EquateEmpty()); d != "" {
-			t.Errorf("seed %d (-kubernetes +ours):\n%s", q.Seed, d)
-		}
-	}
+	// That some go is told, not who first.
+	upstream(t, "jobs.jsonl", all, answerHere, cmpopts.SortSlices(strings.Compare))
 }

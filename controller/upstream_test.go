@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,8 +35,42 @@ import (
 )
 
 // questions is where scripts/golden wants the questions for
-// kube-controller-manager.
-var questions = flag.String("questions", "", "write the questions of TestDeploymentsUpstream to this file")
+// kube-controller-manager, of the one test that it runs.
+var questions = flag.String("questions", "", "write the questions of the test to this file instead of comparing the answers")
+
+// upstream compares what this package makes of questions with what Kubernetes
+// does, which scripts/golden has written to a file of testdata: it must again
+// when the questions become others.
+func upstream[Q, A any](t *testing.T, golden string, list []Q, answer func(Q) A, opts ...cmp.Option) {
+	t.Helper()
+	if *questions != "" {
+		b, err := json.Marshal(list)
+		if err == nil {
+			err = os.WriteFile(*questions, b, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	b, err := os.ReadFile(filepath.Join("testdata", golden))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	if len(lines) != len(list) {
+		t.Fatalf("%d answers to %d questions: run scripts/golden", len(lines), len(list))
+	}
+	for i, l := range lines {
+		var want A
+		if err := json.Unmarshal([]byte(l), &want); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, answer(list[i]), append(opts, cmpopts.EquateEmpty())...); d != "" {
+			t.Errorf("question %d differs from Kubernetes (-want +got):\n%s", i, d)
+		}
+	}
+}
 
 // question is a Deployment and its ReplicaSets, as test/stock/workload reads
 // them; answer is what became of them.
@@ -219,8 +255,6 @@ func settled(t *testing.T, c *memory, q question) answer {
 // TestDeploymentsUpstream compares what becomes of random Deployments with what
 // kube-controller-manager's own controller makes of them, when it has come to
 // rest: sizes, annotations, names with their hashes, conditions, events.
-// scripts/golden writes its answers anew, as must be done when the questions
-// become others.
 func TestDeploymentsUpstream(t *testing.T) {
 	var all []question
 	var objects []client.Object
@@ -231,32 +265,6 @@ func TestDeploymentsUpstream(t *testing.T) {
 			objects = append(objects, s)
 		}
 	}
-	if *questions != "" {
-		b, err := json.Marshal(all)
-		if err == nil {
-			err = os.WriteFile(*questions, b, 0o644)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	b, err := os.ReadFile("testdata/deployments.jsonl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	if len(lines) != asked {
-		t.Fatalf("%d answers to %d questions", len(lines), asked)
-	}
-	c := newMemory(objects)
-	for i, l := range lines {
-		var want answer
-		if err := json.Unmarshal([]byte(l), &want); err != nil {
-			t.Fatal(err)
-		}
-		if d := cmp.Diff(want, settled(t, c, all[i]), cmpopts.EquateEmpty()); d != "" {
-			t.Errorf("question %d differs from Kubernetes (-want +got):\n%s", want.Seed, d)
-		}
-	}
+	c := sync.OnceValue(func() *memory { return newMemory(objects) }) // it writes on the objects
+	upstream(t, "deployments.jsonl", all, func(q question) answer { return settled(t, c(), q) })
 }
