@@ -9,12 +9,18 @@ import (
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
 // owning is what controllers of one kind need that own other objects.
@@ -28,6 +34,51 @@ type owning struct {
 
 func newOwning(m manager.Manager, component string, gvk schema.GroupVersionKind) owning {
 	return owning{client: m.GetClient(), live: m.GetAPIReader(), events: m.GetEventRecorderFor(component), gvk: gvk}
+}
+
+// ofOwned are whom a change of an object concerns that owners of one kind may
+// own: its controller, or for an orphan all that would take it. kind is an empty
+// list of such owners.
+func ofOwned[T client.Object](o owning, kind client.ObjectList, takes func(owner T, orphan client.Object) bool) handler.EventHandler {
+	return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, owned client.Object) (out []reconcile.Request) {
+		if ref := metav1.GetControllerOfNoCopy(owned); ref != nil {
+			return o.named(owned.GetNamespace(), ref)
+		}
+		list := kind.DeepCopyObject().(client.ObjectList)
+		if err := o.client.List(ctx, list, client.InNamespace(owned.GetNamespace()), client.UnsafeDisableDeepCopy); err != nil {
+			return nil // the cache is stopping
+		}
+		_ = meta.EachListItem(list, func(x runtime.Object) error { // which has no errors of its own
+			if owner := x.(T); takes(owner, owned) {
+				out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(owner)})
+			}
+			return nil
+		})
+		return out
+	})
+}
+
+// selects says whether a selector matches an object. One that cannot be read,
+// which validation keeps out, matches nothing.
+func selects(s *metav1.LabelSelector, o client.Object) bool {
+	selector, err := metav1.LabelSelectorAsSelector(s)
+	return err == nil && selector.Matches(labels.Set(o.GetLabels()))
+}
+
+// named is the request for the object that a reference names, if that is of
+// the kind.
+func (o owning) named(namespace string, ref *metav1.OwnerReference) []reconcile.Request {
+	if ref.Kind != o.gvk.Kind {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: namespace, Name: ref.Name}}}
+}
+
+// deletions are the events of what is gone.
+func deletions() predicate.Predicate {
+	p := predicate.NewPredicateFuncs(func(client.Object) bool { return false })
+	p.DeleteFunc = nil // which passes
+	return p
 }
 
 // claim takes over matching objects without a controller and lets go of own

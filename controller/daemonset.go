@@ -45,41 +45,21 @@ func addDaemonSet(m manager.Manager, _ Config) error {
 		return err
 	}
 	r := daemonSets{all, flowcontrol.NewBackOff(firstFailure, longestFailure)}
+	owned := ofOwned(r.owning, &appsv1.DaemonSetList{}, func(d *appsv1.DaemonSet, o client.Object) bool { return selects(d.Spec.Selector, o) })
 	return ctrl.NewControllerManagedBy(m).Named("daemonset").For(&appsv1.DaemonSet{}).
-		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.ofOwned)).
-		Watches(&appsv1.ControllerRevision{}, handler.EnqueueRequestsFromMapFunc(r.ofOwned)).
+		Watches(&corev1.Pod{}, owned).
+		Watches(&appsv1.ControllerRevision{}, owned).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.every), builder.WithPredicates(eligibilityChanges())).
 		Complete(r)
 }
 
-// ofOwned are whom a change of a Pod or a revision concerns: its controller, or
-// for an orphan all that would take it.
-func (r daemonSets) ofOwned(ctx context.Context, o client.Object) []reconcile.Request {
-	if ref := metav1.GetControllerOfNoCopy(o); ref != nil {
-		if ref.Kind != r.gvk.Kind {
-			return nil
-		}
-		return []reconcile.Request{{NamespacedName: client.ObjectKey{Namespace: o.GetNamespace(), Name: ref.Name}}}
-	}
-	return r.those(ctx, func(d *appsv1.DaemonSet) bool {
-		s, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
-		return err == nil && s.Matches(labels.Set(o.GetLabels()))
-	}, client.InNamespace(o.GetNamespace()))
-}
-
-func (r daemonSets) every(ctx context.Context, _ client.Object) []reconcile.Request {
-	return r.those(ctx, func(*appsv1.DaemonSet) bool { return true })
-}
-
-func (r daemonSets) those(ctx context.Context, concerned func(*appsv1.DaemonSet) bool, opts ...client.ListOption) (out []reconcile.Request) {
+func (r daemonSets) every(ctx context.Context, _ client.Object) (out []reconcile.Request) {
 	var list appsv1.DaemonSetList
-	if err := r.client.List(ctx, &list, append(opts, client.UnsafeDisableDeepCopy)...); err != nil {
+	if err := r.client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 		return nil // the cache is stopping
 	}
 	for i := range list.Items {
-		if d := &list.Items[i]; concerned(d) {
-			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(d)})
-		}
+		out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
 	}
 	return out
 }

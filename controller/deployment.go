@@ -18,10 +18,8 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
@@ -33,42 +31,12 @@ type deployments struct{ owning }
 // addDeployment adds the controller of Deployments.
 func addDeployment(m manager.Manager, _ Config) error {
 	r := deployments{newOwning(m, "deployment-controller", appsv1.SchemeGroupVersion.WithKind("Deployment"))}
-	gone := predicate.Funcs{
-		CreateFunc: func(event.CreateEvent) bool { return false }, UpdateFunc: func(event.UpdateEvent) bool { return false },
-		GenericFunc: func(event.GenericEvent) bool { return false },
-	}
 	return ctrl.NewControllerManagedBy(m).Named("deployment").For(&appsv1.Deployment{}).
-		Watches(&appsv1.ReplicaSet{}, handler.EnqueueRequestsFromMapFunc(r.ofSet)).
-		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.ofPod), builder.WithPredicates(gone)).
+		Watches(&appsv1.ReplicaSet{}, ofOwned(r.owning, &appsv1.DeploymentList{}, func(d *appsv1.Deployment, s client.Object) bool {
+			return selects(d.Spec.Selector, s)
+		})).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.ofPod), builder.WithPredicates(deletions())).
 		Complete(r)
-}
-
-// ofSet are whom a change of a ReplicaSet concerns: its controller, or for an
-// orphan all that would take it.
-func (r deployments) ofSet(ctx context.Context, o client.Object) (out []reconcile.Request) {
-	if ref := metav1.GetControllerOfNoCopy(o); ref != nil {
-		return r.named(o.GetNamespace(), ref)
-	}
-	var list appsv1.DeploymentList
-	if err := r.client.List(ctx, &list, client.InNamespace(o.GetNamespace()), client.UnsafeDisableDeepCopy); err != nil {
-		return nil // the cache is stopping
-	}
-	for i := range list.Items {
-		d := &list.Items[i]
-		if s, err := metav1.LabelSelectorAsSelector(d.Spec.Selector); err == nil && s.Matches(labels.Set(o.GetLabels())) {
-			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(d)})
-		}
-	}
-	return out
-}
-
-// named is the request for the object that a reference names, if that is of
-// the kind.
-func (o owning) named(namespace string, ref *metav1.OwnerReference) []reconcile.Request {
-	if ref.Kind != o.gvk.Kind {
-		return nil
-	}
-	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: namespace, Name: ref.Name}}}
 }
 
 // ofPod is the Deployment of a Pod that is gone, if it waits for that before it

@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/tools/record"
 	budgetstatus "k8s.io/component-helpers/apps/poddisruptionbudget"
@@ -64,8 +63,7 @@ func (b *budgets) of(ctx context.Context, o client.Object) (out []reconcile.Requ
 		return nil // the cache is stopping
 	}
 	for i := range list.Items {
-		s, err := metav1.LabelSelectorAsSelector(list.Items[i].Spec.Selector)
-		if err == nil && s.Matches(labels.Set(o.GetLabels())) {
+		if selects(list.Items[i].Spec.Selector, o) {
 			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
 		}
 	}

@@ -18,7 +18,6 @@ import (
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -42,19 +41,8 @@ func addJob(m manager.Manager, _ Config) error {
 		return err
 	}
 	return ctrl.NewControllerManagedBy(m).Named("job").For(&batchv1.Job{}).
-		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
-			return r.owners(ctx, o.(*corev1.Pod), func(ctx context.Context, p *corev1.Pod) []client.Object {
-				var list batchv1.JobList
-				return matching(ctx, m.GetClient(), &list, p, func() (out []client.Object) {
-					for i := range list.Items {
-						s, err := metav1.LabelSelectorAsSelector(list.Items[i].Spec.Selector)
-						if err == nil && s.Matches(labels.Set(p.Labels)) {
-							out = append(out, &list.Items[i])
-						}
-					}
-					return out
-				})
-			})
+		Watches(&corev1.Pod{}, ofOwned(r.owning, &batchv1.JobList{}, func(j *batchv1.Job, p client.Object) bool {
+			return selects(j.Spec.Selector, p)
 		})).
 		Complete(&jobs{replicas: r})
 }

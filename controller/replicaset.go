@@ -11,11 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
@@ -27,45 +24,10 @@ func addReplicaSet(m manager.Manager, _ Config) error {
 		return err
 	}
 	return ctrl.NewControllerManagedBy(m).Named("replicaset").For(&appsv1.ReplicaSet{}).
-		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
-			return r.owners(ctx, o.(*corev1.Pod), func(ctx context.Context, p *corev1.Pod) []client.Object {
-				var list appsv1.ReplicaSetList
-				return matching(ctx, m.GetClient(), &list, p, func() (out []client.Object) {
-					for i := range list.Items {
-						s, err := metav1.LabelSelectorAsSelector(list.Items[i].Spec.Selector)
-						if err == nil && s.Matches(labels.Set(p.Labels)) {
-							out = append(out, &list.Items[i])
-						}
-					}
-					return out
-				})
-			})
+		Watches(&corev1.Pod{}, ofOwned(r.owning, &appsv1.ReplicaSetList{}, func(s *appsv1.ReplicaSet, p client.Object) bool {
+			return selects(s.Spec.Selector, p)
 		})).
 		Complete(replicaSet{r})
-}
-
-// matching lists a kind in the Pod's namespace and picks what selects it.
-func matching(ctx context.Context, c client.Client, list client.ObjectList, p *corev1.Pod, pick func() []client.Object) []client.Object {
-	if err := c.List(ctx, list, client.InNamespace(p.Namespace)); err != nil {
-		return nil // the cache is stopping
-	}
-	return pick()
-}
-
-// owners are whom a change of a Pod concerns: its controller, or for an orphan
-// all that would take it.
-func (r *replicas) owners(ctx context.Context, p *corev1.Pod, candidates func(context.Context, *corev1.Pod) []client.Object) []reconcile.Request {
-	if ref := metav1.GetControllerOf(p); ref != nil {
-		if ref.Kind != r.gvk.Kind {
-			return nil
-		}
-		return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: p.Namespace, Name: ref.Name}}}
-	}
-	var out []reconcile.Request
-	for _, o := range candidates(ctx, p) {
-		out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(o)})
-	}
-	return out
 }
 
 type replicaSet struct{ *replicas }

@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
@@ -24,18 +23,8 @@ func addReplicationController(m manager.Manager, _ Config) error {
 		return err
 	}
 	return ctrl.NewControllerManagedBy(m).Named("replicationcontroller").For(&corev1.ReplicationController{}).
-		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
-			return r.owners(ctx, o.(*corev1.Pod), func(ctx context.Context, p *corev1.Pod) []client.Object {
-				var list corev1.ReplicationControllerList
-				return matching(ctx, m.GetClient(), &list, p, func() (out []client.Object) {
-					for i := range list.Items {
-						if labels.Set(list.Items[i].Spec.Selector).AsSelectorPreValidated().Matches(labels.Set(p.Labels)) {
-							out = append(out, &list.Items[i])
-						}
-					}
-					return out
-				})
-			})
+		Watches(&corev1.Pod{}, ofOwned(r.owning, &corev1.ReplicationControllerList{}, func(rc *corev1.ReplicationController, p client.Object) bool {
+			return labels.Set(rc.Spec.Selector).AsSelectorPreValidated().Matches(labels.Set(p.GetLabels()))
 		})).
 		Complete(replicationController{r})
 }

@@ -15,10 +15,8 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/peapod/peapod/api/defaults"
@@ -36,30 +34,16 @@ func addStatefulSet(m manager.Manager, _ Config) error {
 		return err
 	}
 	r := statefulSets{all}
-	gone := predicate.Funcs{
-		CreateFunc: func(event.CreateEvent) bool { return false }, UpdateFunc: func(event.UpdateEvent) bool { return false },
-		GenericFunc: func(event.GenericEvent) bool { return false },
-	}
 	return ctrl.NewControllerManagedBy(m).Named("statefulset").For(&appsv1.StatefulSet{}).
-		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
-			return r.owners(ctx, o.(*corev1.Pod), r.candidates)
-		})).
-		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(r.ofClaim), builder.WithPredicates(gone)).
+		Watches(&corev1.Pod{}, ofOwned(r.owning, &appsv1.StatefulSetList{}, mayTake)).
+		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(r.ofClaim), builder.WithPredicates(deletions())).
 		Complete(r)
 }
 
-// candidates are the sets that would take an orphan.
-func (r statefulSets) candidates(ctx context.Context, p *corev1.Pod) []client.Object {
-	var list appsv1.StatefulSetList
-	return matching(ctx, r.client, &list, p, func() (out []client.Object) {
-		for i := range list.Items {
-			s, err := metav1.LabelSelectorAsSelector(list.Items[i].Spec.Selector)
-			if parent, _ := parentOf(p.Name); err == nil && s.Matches(labels.Set(p.Labels)) && parent == list.Items[i].Name {
-				out = append(out, &list.Items[i])
-			}
-		}
-		return out
-	})
+// mayTake says whether a set would take an orphan.
+func mayTake(set *appsv1.StatefulSet, p client.Object) bool {
+	parent, _ := parentOf(p.GetName())
+	return parent == set.Name && selects(set.Spec.Selector, p)
 }
 
 // ofClaim is the set that may wait for the end of a claim: it is owned by the
