@@ -119,18 +119,11 @@ func (r daemonSets) look(ctx context.Context, set *appsv1.DaemonSet) (*daemons, 
 	if err != nil {
 		return nil, false, err
 	}
-	seen := r.seen()
-	all, err := r.list(ctx, set)
+	pods, settled, err := r.known(ctx, set)
 	if err != nil {
 		return nil, false, err
 	}
-	settled := r.expected.fulfilled(set, seen, all)
-	pods := make([]*corev1.Pod, len(all))
-	for i := range all {
-		pods[i] = &all[i]
-	}
-	pods, err = claim(ctx, r.owning, set, func(p *corev1.Pod) bool { return selector.Matches(labels.Set(p.Labels)) }, pods)
-	if err != nil {
+	if pods, err = claim(ctx, r.owning, set, func(p *corev1.Pod) bool { return selector.Matches(labels.Set(p.Labels)) }, pods); err != nil {
 		return nil, false, err
 	}
 	d := newDaemons(r, set, nodes.Items, pods, time.Now())

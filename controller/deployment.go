@@ -21,6 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/peapod/peapod/api/pod"
 )
 
 // deployments keeps Deployments true: each is a row of ReplicaSets, one for
@@ -281,14 +283,12 @@ func (o *rollout) oldRuns(ctx context.Context) (bool, error) {
 		if s.Status.Replicas > 0 {
 			return true, nil
 		}
-		var pods corev1.PodList
-		if err := o.client.List(ctx, &pods, client.InNamespace(s.Namespace), client.MatchingFields{byController: string(s.UID)}, client.UnsafeDisableDeepCopy); err != nil {
+		pods, err := podsOf(ctx, o.client, s.Namespace, s.UID)
+		if err != nil {
 			return false, err
 		}
-		for i := range pods.Items {
-			if phase := pods.Items[i].Status.Phase; phase != corev1.PodSucceeded && phase != corev1.PodFailed {
-				return true, nil
-			}
+		if slices.ContainsFunc(pods, func(p *corev1.Pod) bool { return !pod.Terminal(p) }) {
+			return true, nil
 		}
 	}
 	return false, nil

@@ -90,7 +90,7 @@ func (e *expectations) kept(owner client.Object, p *corev1.Pod) {
 // fulfilled drops what can be seen by now, and says whether that is all. seen
 // is the resource version that the cache had reached before listed was read
 // from it.
-func (e *expectations) fulfilled(owner client.Object, seen string, listed []corev1.Pod) bool {
+func (e *expectations) fulfilled(owner client.Object, seen string, listed []*corev1.Pod) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	key := client.ObjectKeyFromObject(owner)
@@ -99,8 +99,8 @@ func (e *expectations) fulfilled(owner client.Object, seen string, listed []core
 		return true
 	}
 	alive, held := map[types.UID]bool{}, map[types.UID]bool{}
-	for i := range listed {
-		alive[listed[i].UID], held[listed[i].UID] = listed[i].DeletionTimestamp == nil, tracked(&listed[i])
+	for _, p := range listed {
+		alive[p.UID], held[p.UID] = p.DeletionTimestamp == nil, tracked(p)
 	}
 	for uid := range d.freed {
 		if !held[uid] {

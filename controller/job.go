@@ -91,12 +91,11 @@ func (c *jobs) Reconcile(ctx context.Context, q reconcile.Request) (reconcile.Re
 		c.expected.forget(q.NamespacedName)
 		return reconcile.Result{}, nil
 	}
-	seen := c.seen()
-	all, err := c.list(ctx, job)
+	all, settled, err := c.known(ctx, job)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if !c.expected.fulfilled(job, seen, all) {
+	if !settled {
 		return reconcile.Result{RequeueAfter: unseen}, nil
 	}
 	mine, changed, err := c.claimForJob(ctx, job, all)
@@ -139,14 +138,13 @@ func isTrue(j *batchv1.Job, t batchv1.JobConditionType) bool {
 
 // claimForJob takes over matching Pods without a controller, with the
 // finalizer, and lets go of own ones that match no more, without it.
-func (c *jobs) claimForJob(ctx context.Context, job *batchv1.Job, all []corev1.Pod) (mine []*corev1.Pod, changed bool, err error) {
+func (c *jobs) claimForJob(ctx context.Context, job *batchv1.Job, all []*corev1.Pod) (mine []*corev1.Pod, changed bool, err error) {
 	selector, err := metav1.LabelSelectorAsSelector(job.Spec.Selector)
 	if err != nil {
 		return nil, false, nil // validation keeps such a thing out
 	}
 	ending := job.DeletionTimestamp != nil
-	for i := range all {
-		p := &all[i]
+	for _, p := range all {
 		switch ref, matches := metav1.GetControllerOfNoCopy(p), selector.Matches(labels.Set(p.Labels)); {
 		case ref != nil && matches:
 			mine = append(mine, p)

@@ -28,13 +28,13 @@ func addJobOrphans(m manager.Manager, _ Config) error {
 	held := predicate.NewPredicateFuncs(func(o client.Object) bool { return tracked(o.(*corev1.Pod)) })
 	return ctrl.NewControllerManagedBy(m).Named("joborphans").For(&corev1.Pod{}, builder.WithPredicates(held)).
 		Watches(&batchv1.Job{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) (out []reconcile.Request) {
-			var pods corev1.PodList
-			if err := c.List(ctx, &pods, client.InNamespace(o.GetNamespace()), client.MatchingFields{byController: string(o.GetUID())}, client.UnsafeDisableDeepCopy); err != nil {
+			pods, err := podsOf(ctx, c, o.GetNamespace(), o.GetUID())
+			if err != nil {
 				return nil // the cache is stopping
 			}
-			for i := range pods.Items {
-				if tracked(&pods.Items[i]) {
-					out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&pods.Items[i])})
+			for _, p := range pods {
+				if tracked(p) {
+					out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(p)})
 				}
 			}
 			return out

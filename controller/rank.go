@@ -19,11 +19,11 @@ import (
 // same node, ready for less long, the restless, then the younger. Times are
 // told apart by their order of magnitude only (KEP-2185), so that a node does
 // not lose all it has because it was filled a moment later.
-func rank(list []*corev1.Pod, kin []corev1.Pod, now time.Time) {
+func rank(list, kin []*corev1.Pod, now time.Time) {
 	onNode := map[string]int{}
-	for i := range kin {
-		if pod.Active(&kin[i]) {
-			onNode[kin[i].Spec.NodeName]++
+	for _, p := range kin {
+		if pod.Active(p) {
+			onNode[p.Spec.NodeName]++
 		}
 	}
 	phase := map[corev1.PodPhase]int{corev1.PodPending: 0, corev1.PodUnknown: 1, corev1.PodRunning: 2}

@@ -79,15 +79,13 @@ type counts struct {
 // sync makes the number of Pods of owner what it wants. after says when it
 // should be looked at again whatever happens.
 func (r *replicas) sync(ctx context.Context, owner client.Object, selector labels.Selector, template *corev1.PodTemplateSpec, want, minReady int32) (c counts, after time.Duration, err error) {
-	seen := r.seen()
-	all, err := r.list(ctx, owner)
+	all, settled, err := r.known(ctx, owner)
 	if err != nil {
 		return c, 0, err
 	}
-	settled := r.expected.fulfilled(owner, seen, all)
 	var active []*corev1.Pod
-	for i := range all {
-		switch p := &all[i]; {
+	for _, p := range all {
+		switch {
 		case pod.Active(p):
 			active = append(active, p)
 		case p.DeletionTimestamp != nil && !pod.Terminal(p) && metav1.IsControlledBy(p, owner) && selector.Matches(labels.Set(p.Labels)):
@@ -108,15 +106,27 @@ func (r *replicas) sync(ctx context.Context, owner client.Object, selector label
 	return c, after, nil
 }
 
-// list reads the Pods of owner and those that nobody controls from the cache.
-// They are not copied: none may be changed.
-func (r *replicas) list(ctx context.Context, owner client.Object) (all []corev1.Pod, err error) {
-	for _, uid := range []types.UID{owner.GetUID(), ""} {
+// known are the Pods of owner and those that nobody controls, as the cache has
+// them; settled says whether it shows all that was done for owner before.
+func (r *replicas) known(ctx context.Context, owner client.Object) (all []*corev1.Pod, settled bool, err error) {
+	seen := r.seen()
+	if all, err = podsOf(ctx, r.client, owner.GetNamespace(), owner.GetUID(), ""); err != nil {
+		return nil, false, err
+	}
+	return all, r.expected.fulfilled(owner, seen, all), nil
+}
+
+// podsOf reads from the cache the Pods that some controllers have; without a
+// UID, those that none has. They are not copied: none may be changed.
+func podsOf(ctx context.Context, cache client.Reader, namespace string, controllers ...types.UID) (all []*corev1.Pod, err error) {
+	for _, uid := range controllers {
 		var some corev1.PodList
-		if err := r.client.List(ctx, &some, client.InNamespace(owner.GetNamespace()), client.MatchingFields{byController: string(uid)}, client.UnsafeDisableDeepCopy); err != nil {
+		if err := cache.List(ctx, &some, client.InNamespace(namespace), client.MatchingFields{byController: string(uid)}, client.UnsafeDisableDeepCopy); err != nil {
 			return nil, err
 		}
-		all = append(all, some.Items...)
+		for i := range some.Items {
+			all = append(all, &some.Items[i])
+		}
 	}
 	return all, nil
 }
@@ -152,7 +162,7 @@ func (r *replicas) manage(ctx context.Context, owner client.Object, template *co
 
 // kin are the Pods of owner and of the other ReplicaSets that have the same
 // controller: a Deployment's replicas count together when nodes are compared.
-func (r *replicas) kin(ctx context.Context, owner client.Object) (all []corev1.Pod, err error) {
+func (r *replicas) kin(ctx context.Context, owner client.Object) ([]*corev1.Pod, error) {
 	family := []types.UID{owner.GetUID()}
 	if parent := metav1.GetControllerOfNoCopy(owner); parent != nil {
 		var sets appsv1.ReplicaSetList
@@ -165,14 +175,7 @@ func (r *replicas) kin(ctx context.Context, owner client.Object) (all []corev1.P
 			}
 		}
 	}
-	for _, uid := range family {
-		var some corev1.PodList
-		if err := r.client.List(ctx, &some, client.InNamespace(owner.GetNamespace()), client.MatchingFields{byController: string(uid)}, client.UnsafeDisableDeepCopy); err != nil {
-			return nil, err
-		}
-		all = append(all, some.Items...)
-	}
-	return all, nil
+	return podsOf(ctx, r.client, owner.GetNamespace(), family...)
 }
 
 func (r *replicas) remove(ctx context.Context, owner client.Object, p *corev1.Pod) error {

@@ -60,12 +60,8 @@ func TestRank(t *testing.T) {
 		replica("a older", func(p *corev1.Pod) { p.CreationTimestamp = metav1.NewTime(noon.Add(-24 * time.Hour)) }),
 		replica("dear", costs("5")),
 	}
-	var kin []corev1.Pod
-	for _, p := range want {
-		kin = append(kin, *p)
-	}
 	// What a sibling has on a node counts, unless it is over.
-	kin = append(kin, *replica("sibling", func(p *corev1.Pod) { p.Spec.NodeName = "crowd" }), *replica("over", func(p *corev1.Pod) {
+	kin := append(slices.Clone(want), replica("sibling", func(p *corev1.Pod) { p.Spec.NodeName = "crowd" }), replica("over", func(p *corev1.Pod) {
 		p.Spec.NodeName, p.Status.Phase = "node-of-z plain", corev1.PodFailed
 	}))
 	for i := range 50 {
@@ -115,23 +111,23 @@ func TestExpectations(t *testing.T) {
 	if !e.fulfilled(owner, "101", nil) {
 		t.Error("a Pod that came and went is awaited for ever")
 	}
-	a, b := *replica("a"), *replica("b")
-	e.removed(owner, &a)
-	e.removed(owner, &b)
-	e.kept(owner, &b)
-	if e.fulfilled(owner, "101", []corev1.Pod{a, b}) {
+	a, b := replica("a"), replica("b")
+	e.removed(owner, a)
+	e.removed(owner, b)
+	e.kept(owner, b)
+	if e.fulfilled(owner, "101", []*corev1.Pod{a, b}) {
 		t.Error("settled while a removed Pod looks alive")
 	}
 	other := owner.DeepCopy()
 	other.UID = "2"
-	if !e.fulfilled(other, "101", []corev1.Pod{a, b}) {
+	if !e.fulfilled(other, "101", []*corev1.Pod{a, b}) {
 		t.Error("a namesake waits for what another did")
 	}
 	a.DeletionTimestamp = &metav1.Time{Time: noon}
-	if !e.fulfilled(owner, "101", []corev1.Pod{a, b}) || len(e.done) > 0 {
+	if !e.fulfilled(owner, "101", []*corev1.Pod{a, b}) || len(e.done) > 0 {
 		t.Error("a Pod that is ending is still awaited")
 	}
-	e.removed(owner, &b)
+	e.removed(owner, b)
 	e.forget(types.NamespacedName{Namespace: "ns", Name: "rc"})
 	if len(e.done) > 0 {
 		t.Error("what was forgotten is awaited")

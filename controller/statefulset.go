@@ -102,15 +102,9 @@ func (r statefulSets) look(ctx context.Context, set *appsv1.StatefulSet) (*membe
 	if err != nil {
 		return nil, false, err
 	}
-	seen := r.seen()
-	all, err := r.list(ctx, set)
+	pods, settled, err := r.known(ctx, set)
 	if err != nil {
 		return nil, false, err
-	}
-	settled := r.expected.fulfilled(set, seen, all)
-	pods := make([]*corev1.Pod, len(all))
-	for i := range all {
-		pods[i] = &all[i]
 	}
 	pods, err = claim(ctx, r.owning, set, func(p *corev1.Pod) bool {
 		parent, _ := parentOf(p.Name)
