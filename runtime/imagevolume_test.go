@@ -36,8 +36,9 @@ func TestImageVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.launch(t, id)
-	if _, err := b.ExecSync(context.Background(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", "cat /part/page && ! touch /part/y"}, Timeout: 30}); err != nil {
-		t.Error(err)
+	x, err := b.ExecSync(context.Background(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", "cat /part/page && ! touch /part/y"}, Timeout: 30})
+	if err != nil || x.ExitCode != 0 || string(x.Stdout) != "hello" {
+		t.Errorf("%v, %v", x, err)
 	}
 	st, err := b.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id})
 	if err != nil || st.Status.Mounts[0].GetImage().GetImage() != "data:1" {
