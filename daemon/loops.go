@@ -136,22 +136,18 @@ func localClass(ctx context.Context, c kubernetes.Interface) error {
 // newServices makes what leads the addresses of Services to their Pods. Where
 // the Pods' network is an external runtime's, their range is not known.
 func (d *node) newServices(ctx context.Context, m ctrl.Manager) (*service.Proxy, error) {
-	shared := m.GetCache()
-	services, err := shared.GetInformer(ctx, &corev1.Service{})
-	if err != nil {
-		return nil, fmt.Errorf("cannot serve addresses of Services: %w", err)
-	}
-	slices, err := shared.GetInformer(ctx, &discoveryv1.EndpointSlice{})
-	if err != nil {
-		return nil, fmt.Errorf("cannot serve addresses of Services: %w", err)
-	}
-	nodes, err := shared.GetInformer(ctx, &corev1.Node{})
-	if err != nil {
-		return nil, fmt.Errorf("cannot serve addresses of Services: %w", err)
-	}
 	c := service.Config{
 		Instance: d.instance, NodeName: d.NodeName, NodeIP: d.ip, Services: d.services,
-		ServiceInformer: services, SliceInformer: slices, NodeInformer: nodes, Events: m.GetEventRecorderFor("kube-proxy"), Log: d.Log,
+		Events: m.GetEventRecorderFor("kube-proxy"), Log: d.Log,
+	}
+	for _, x := range []struct {
+		kind client.Object
+		to   *service.Informer
+	}{{&corev1.Service{}, &c.ServiceInformer}, {&discoveryv1.EndpointSlice{}, &c.SliceInformer}, {&corev1.Node{}, &c.NodeInformer}} {
+		var err error
+		if *x.to, err = m.GetCache().GetInformer(ctx, x.kind); err != nil {
+			return nil, fmt.Errorf("cannot serve addresses of Services: %w", err)
+		}
 	}
 	if d.network != nil {
 		c.Pods, c.Gateway = d.pods, d.network.Gateway()
