@@ -13,12 +13,7 @@ func TestDaemonSet(t *testing.T) {
 	t.Parallel()
 	example(t, "agents.yaml")
 	const name = "daemonset/agents"
-	status := func() {
-		t.Helper()
-		if got := must(t, "rollout", "status", name, "--timeout=120s"); !strings.Contains(got, "successfully rolled out") {
-			t.Errorf("rollout status says %q", got)
-		}
-	}
+	status := func() { t.Helper(); rolledOut(t, name, "successfully rolled out") }
 	status()
 	pod := func() string {
 		t.Helper()

@@ -18,12 +18,7 @@ func TestDeployment(t *testing.T) {
 	t.Parallel()
 	example(t, "rollout.yaml")
 	const name = "deployment/rollout"
-	status := func() {
-		t.Helper()
-		if got := must(t, "rollout", "status", name, "--timeout=120s"); !strings.Contains(got, "successfully rolled out") {
-			t.Errorf("rollout status says %q", got)
-		}
-	}
+	status := func() { t.Helper(); rolledOut(t, name, "successfully rolled out") }
 	status()
 	least := leastReady(t, "app=rollout", 3)
 	must(t, "set", "env", name, "MESSAGE=second")
@@ -79,6 +74,14 @@ func TestDeployment(t *testing.T) {
 	}
 }
 
+// rolledOut waits for the end of a rollout, of which kubectl has words.
+func rolledOut(t *testing.T, what, words string) {
+	t.Helper()
+	if got := must(t, "rollout", "status", what, "--timeout=120s"); !strings.Contains(got, words) {
+		t.Errorf("rollout status says %q", got)
+	}
+}
+
 // leastReady follows the Pods that a selector chooses, of which so many are
 // ready; the answer is the smallest number of them since.
 func leastReady(t *testing.T, selector string, from int32) func() int32 {
@@ -128,12 +131,7 @@ func TestStatefulSet(t *testing.T) {
 	t.Parallel()
 	example(t, "members.yaml")
 	const name = "statefulset/members"
-	status := func() {
-		t.Helper()
-		if got := must(t, "rollout", "status", name, "--timeout=120s"); !strings.Contains(got, "partitioned roll out complete: 3 new pods") {
-			t.Errorf("rollout status says %q", got)
-		}
-	}
+	status := func() { t.Helper(); rolledOut(t, name, "partitioned roll out complete: 3 new pods") }
 	must(t, "wait", "--for=jsonpath={.status.availableReplicas}=3", name, "--timeout=120s")
 	if got := page(getPod(t, "members-1").Status.PodIP); got != "members-1" {
 		t.Errorf("members-1 says %q", got)
