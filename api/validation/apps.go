@@ -157,9 +157,7 @@ func DeploymentStatusUpdate(d, old *appsv1.Deployment) field.ErrorList {
 	errs = append(errs, nonNegativeIfSet(s.TerminatingReplicas, at.Child("terminatingReplicas"))...)
 	errs = append(errs, nonNegativeIfSet(s.CollisionCount, at.Child("collisionCount"))...)
 	errs = append(errs, within(s.Replicas, at, number{"updatedReplicas", s.UpdatedReplicas}, number{"readyReplicas", s.ReadyReplicas}, number{"availableReplicas", s.AvailableReplicas})...)
-	if s.AvailableReplicas > s.ReadyReplicas {
-		errs = append(errs, field.Invalid(at.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than readyReplicas"))
-	}
+	errs = append(errs, availableReady(s.AvailableReplicas, s.ReadyReplicas, at)...)
 	return append(errs, notDecremented(s.CollisionCount, old.Status.CollisionCount)...)
 }
 
@@ -184,6 +182,14 @@ func within(total int32, at *field.Path, parts ...number) (errs field.ErrorList)
 		}
 	}
 	return errs
+}
+
+// availableReady: what is available is ready.
+func availableReady(available, ready int32, at *field.Path) field.ErrorList {
+	if available <= ready {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(at.Child("availableReplicas"), available, "cannot be greater than readyReplicas")}
 }
 
 // notDecremented: the count of collisions of hashes only grows.

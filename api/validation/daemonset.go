@@ -42,10 +42,7 @@ func daemonSetSpec(d, old *appsv1.DaemonSet) field.ErrorList {
 		errs = append(errs, field.Invalid(spec.Child("selector"), s.Selector, "empty selector is invalid for daemonset"))
 	}
 	errs = append(errs, template(&s.Template, was, at)...)
-	errs = append(errs, inOrder(s.Template.Spec.RestartPolicy, at.Child("spec", "restartPolicy"), corev1.RestartPolicyAlways)...)
-	if s.Template.Spec.ActiveDeadlineSeconds != nil {
-		errs = append(errs, field.Forbidden(at.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in DaemonSet is not Supported"))
-	}
+	errs = append(errs, endless("DaemonSet", &s.Template.Spec, at.Child("spec"))...)
 	errs = append(errs, nonNegative(int64(s.MinReadySeconds), spec.Child("minReadySeconds"))...)
 	if v, ok := d.Annotations[appsv1.DeprecatedTemplateGeneration]; ok {
 		if _, err := strconv.ParseInt(v, 10, 64); err != nil {

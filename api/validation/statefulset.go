@@ -56,8 +56,8 @@ func statefulSetSpec(s *appsv1.StatefulSetSpec, old *corev1.PodTemplateSpec, spe
 	if p := s.PersistentVolumeClaimRetentionPolicy; p != nil {
 		at := spec.Child("persistentVolumeClaimRetentionPolicy")
 		retain, remove := appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType
-		errs = append(errs, inOrder(p.WhenDeleted, at.Child("whenDeleted"), retain, remove)...)
-		errs = append(errs, inOrder(p.WhenScaled, at.Child("whenScaled"), retain, remove)...)
+		errs = append(errs, supported(p.WhenDeleted, at.Child("whenDeleted"), retain, remove)...)
+		errs = append(errs, supported(p.WhenScaled, at.Child("whenScaled"), retain, remove)...)
 	}
 	errs = append(errs, nonNegativeIfSet(s.Replicas, spec.Child("replicas"))...)
 	errs = append(errs, nonNegative(int64(s.MinReadySeconds), spec.Child("minReadySeconds"))...)
@@ -74,19 +74,7 @@ func statefulSetSpec(s *appsv1.StatefulSetSpec, old *corev1.PodTemplateSpec, spe
 		}
 		errs = append(errs, identified(s, old, at, lenient)...)
 	}
-	errs = append(errs, inOrder(s.Template.Spec.RestartPolicy, at.Child("spec", "restartPolicy"), corev1.RestartPolicyAlways)...)
-	if s.Template.Spec.ActiveDeadlineSeconds != nil {
-		errs = append(errs, field.Forbidden(at.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in StatefulSet is not Supported"))
-	}
-	return errs
-}
-
-// inOrder is supported with the values in the order they are given.
-func inOrder[T ~string](v T, at *field.Path, allowed ...T) field.ErrorList {
-	if slices.Contains(allowed, v) {
-		return nil
-	}
-	return field.ErrorList{field.NotSupported(at, v, allowed)}
+	return append(errs, endless("StatefulSet", &s.Template.Spec, at.Child("spec"))...)
 }
 
 // identified checks the template as the Pods will have it: with volumes for

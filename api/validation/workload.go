@@ -43,9 +43,14 @@ func ownedTemplate(kind string, t, old *corev1.PodTemplateSpec, selector labels.
 		errs = append(errs, field.Invalid(at.Child("metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
 	}
 	errs = append(errs, template(t, old, at)...)
-	errs = append(errs, supported(t.Spec.RestartPolicy, at.Child("spec", "restartPolicy"), corev1.RestartPolicyAlways)...)
-	if t.Spec.ActiveDeadlineSeconds != nil {
-		errs = append(errs, field.Forbidden(at.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in "+kind+" is not Supported"))
+	return append(errs, endless(kind, &t.Spec, at.Child("spec"))...)
+}
+
+// endless: the Pods of a controller that makes new ones for ever do not end.
+func endless(kind string, s *corev1.PodSpec, at *field.Path) field.ErrorList {
+	errs := supported(s.RestartPolicy, at.Child("restartPolicy"), corev1.RestartPolicyAlways)
+	if s.ActiveDeadlineSeconds != nil {
+		errs = append(errs, field.Forbidden(at.Child("activeDeadlineSeconds"), "activeDeadlineSeconds in "+kind+" is not Supported"))
 	}
 	return errs
 }
@@ -58,29 +63,13 @@ func ReplicaSetStatusUpdate(r, old *appsv1.ReplicaSet) field.ErrorList {
 }
 
 func counts(total, labeled, ready, available int32, generation int64, terminating *int32) (errs field.ErrorList) {
-	status := field.NewPath("status")
-	errs = append(errs, nonNegative(int64(total), status.Child("replicas"))...)
-	errs = append(errs, nonNegative(int64(labeled), status.Child("fullyLabeledReplicas"))...)
-	errs = append(errs, nonNegative(int64(ready), status.Child("readyReplicas"))...)
-	errs = append(errs, nonNegative(int64(available), status.Child("availableReplicas"))...)
-	errs = append(errs, nonNegative(generation, status.Child("observedGeneration"))...)
-	if terminating != nil {
-		errs = append(errs, nonNegative(int64(*terminating), status.Child("terminatingReplicas"))...)
-	}
-	const more = "cannot be greater than status.replicas"
-	if labeled > total {
-		errs = append(errs, field.Invalid(status.Child("fullyLabeledReplicas"), labeled, more))
-	}
-	if ready > total {
-		errs = append(errs, field.Invalid(status.Child("readyReplicas"), ready, more))
-	}
-	if available > total {
-		errs = append(errs, field.Invalid(status.Child("availableReplicas"), available, more))
-	}
-	if available > ready {
-		errs = append(errs, field.Invalid(status.Child("availableReplicas"), available, "cannot be greater than readyReplicas"))
-	}
-	return errs
+	at := field.NewPath("status")
+	parts := []number{{"fullyLabeledReplicas", labeled}, {"readyReplicas", ready}, {"availableReplicas", available}}
+	errs = numbers(at, append([]number{{"replicas", total}}, parts...)...)
+	errs = append(errs, nonNegative(generation, at.Child("observedGeneration"))...)
+	errs = append(errs, nonNegativeIfSet(terminating, at.Child("terminatingReplicas"))...)
+	errs = append(errs, within(total, at, parts...)...)
+	return append(errs, availableReady(available, ready, at)...)
 }
 
 // ReplicationController checks a new controller.
