@@ -29,26 +29,10 @@ func (s *Server) admissionRows() []*row {
 	return []*row{
 		resource[admissionv1.ValidatingWebhookConfiguration, admissionv1.ValidatingWebhookConfigurationList](gv, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "validatingwebhookconfiguration", hooks[admissionv1.ValidatingWebhookConfiguration]{
 			Defaults: defaults.ValidatingWebhookConfiguration, Validate: validation.ValidatingWebhookConfiguration, ValidateUpdate: validation.ValidatingWebhookConfigurationUpdate, Warn: warn(validation.ValidatingWebhookWarnings), Columns: table.ValidatingWebhookConfiguration(),
-			Prepare: func(_ context.Context, c, old *admissionv1.ValidatingWebhookConfiguration) {
-				switch {
-				case old == nil:
-					c.Generation = 1
-				case !reflect.DeepEqual(c.Webhooks, old.Webhooks):
-					c.Generation = old.Generation + 1
-				}
-			},
-		}, clusterScoped, inExtensions, strictUpdate, reservedNames),
+		}, clusterScoped, inExtensions, strictUpdate, reservedNames, webhooksCounted),
 		resource[admissionv1.MutatingWebhookConfiguration, admissionv1.MutatingWebhookConfigurationList](gv, "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "mutatingwebhookconfiguration", hooks[admissionv1.MutatingWebhookConfiguration]{
 			Defaults: defaults.MutatingWebhookConfiguration, Validate: validation.MutatingWebhookConfiguration, ValidateUpdate: validation.MutatingWebhookConfigurationUpdate, Warn: warn(validation.MutatingWebhookWarnings), Columns: table.MutatingWebhookConfiguration(),
-			Prepare: func(_ context.Context, c, old *admissionv1.MutatingWebhookConfiguration) {
-				switch {
-				case old == nil:
-					c.Generation = 1
-				case !reflect.DeepEqual(c.Webhooks, old.Webhooks):
-					c.Generation = old.Generation + 1
-				}
-			},
-		}, clusterScoped, inExtensions, strictUpdate, reservedNames),
+		}, clusterScoped, inExtensions, strictUpdate, reservedNames, webhooksCounted),
 		resource[admissionv1.ValidatingAdmissionPolicy, admissionv1.ValidatingAdmissionPolicyList](gv, "ValidatingAdmissionPolicy", "validatingadmissionpolicies", "validatingadmissionpolicy", hooks[admissionv1.ValidatingAdmissionPolicy]{
 			Defaults: defaults.ValidatingAdmissionPolicy, Validate: validation.ValidatingAdmissionPolicy, ValidateUpdate: validation.ValidatingAdmissionPolicyUpdate, ValidateStatus: validation.ValidatingAdmissionPolicyStatusUpdate, Columns: table.ValidatingAdmissionPolicy(),
 		}, clusterScoped, inExtensions, strictUpdate, metadataKept, reservedNames, s.readersOfParams),
@@ -61,6 +45,19 @@ func (s *Server) admissionRows() []*row {
 		resource[admissionv1.MutatingAdmissionPolicyBinding, admissionv1.MutatingAdmissionPolicyBindingList](gv, "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", "mutatingadmissionpolicybinding", hooks[admissionv1.MutatingAdmissionPolicyBinding]{
 			Defaults: defaults.MutatingAdmissionPolicyBinding, Validate: validation.MutatingAdmissionPolicyBinding, ValidateUpdate: validation.MutatingAdmissionPolicyBindingUpdate, Columns: table.MutatingAdmissionPolicyBinding(),
 		}, clusterScoped, inExtensions, strictUpdate, reservedNames, s.readersOfParams),
+	}
+}
+
+// webhooksCounted has the generation count changes of the webhooks.
+func webhooksCounted(r *row) {
+	webhooks := func(o runtime.Object) any { return fieldOf(o, "Webhooks").Interface() }
+	r.prepare = func(_ context.Context, o, old runtime.Object) {
+		switch {
+		case old == nil:
+			o.(object).SetGeneration(1)
+		case !reflect.DeepEqual(webhooks(o), webhooks(old)):
+			o.(object).SetGeneration(old.(object).GetGeneration() + 1)
+		}
 	}
 }
 

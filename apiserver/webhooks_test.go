@@ -257,3 +257,38 @@ func TestParametersAreForThoseWhoMayReadThem(t *testing.T) {
 		t.Errorf("a policy without: %v", err)
 	}
 }
+
+// The generation of a configuration counts changes of its webhooks, and no
+// others.
+func TestGenerationOfWebhooks(t *testing.T) {
+	none := admissionv1.SideEffectClassNone
+	hooks := admin.AdmissionregistrationV1().ValidatingWebhookConfigurations()
+	c, err := hooks.Create(t.Context(), &admissionv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "counted"}, Webhooks: []admissionv1.ValidatingWebhook{{
+		Name: "counted.example.com", ClientConfig: admissionv1.WebhookClientConfig{URL: ptr.To("https://192.0.2.1")}, SideEffects: &none, AdmissionReviewVersions: []string{"v1"},
+	}}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := hooks.Delete(context.Background(), c.Name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, step := range []struct {
+		change func(*admissionv1.ValidatingWebhookConfiguration)
+		want   int64
+	}{
+		{func(c *admissionv1.ValidatingWebhookConfiguration) { c.Labels = map[string]string{"a": "b"} }, 1},
+		{func(c *admissionv1.ValidatingWebhookConfiguration) { c.Webhooks[0].TimeoutSeconds = ptr.To[int32](5) }, 2},
+		{func(c *admissionv1.ValidatingWebhookConfiguration) { c.Generation = 7 }, 2},
+	} {
+		step.change(c)
+		now, err := hooks.Update(t.Context(), c, metav1.UpdateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c = now; c.Generation != step.want {
+			t.Errorf("generation %d, not %d", c.Generation, step.want)
+		}
+	}
+}

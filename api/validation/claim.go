@@ -7,7 +7,6 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -187,7 +186,7 @@ func claimResource(name corev1.ResourceName, at *field.Path) field.ErrorList {
 	if bad := invalidAll(at, string(name), validation.IsQualifiedName(string(name))); len(bad) > 0 {
 		return bad
 	}
-	if own := !strings.Contains(string(name), "/") || strings.Contains(string(name), corev1.ResourceDefaultNamespacePrefix); own {
+	if native(name) {
 		return supported(name, at, corev1.ResourceStorage)
 	}
 	return nil
