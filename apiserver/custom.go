@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -26,6 +27,12 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
+// customPatience: the first request for a kind makes its store, and is to be
+// answered, as the one that empties it for the end of its definition: the
+// library's finalizer, told to come again, may do so only after minutes. It is
+// short, since what converts objects may have to ask this server meanwhile.
+const customPatience = time.Second
+
 // newCustom makes the server of CustomResourceDefinitions and of what they
 // define, which requests reach that the table of resources does not know. c is
 // the configuration of the whole, before it is complete.
@@ -36,11 +43,11 @@ func (s *Server) newCustom(c *genericapiserver.Config, eo options.EtcdOptions) (
 	eo.StorageConfig.Codec = crdserver.Codecs.LegacyCodec(apiextensionsv1.SchemeGroupVersion)
 	eo.StorageConfig.EncodeVersioner = runtime.NewMultiGroupVersioner(apiextensionsv1.SchemeGroupVersion, schema.GroupKind{Group: apiextensionsv1.GroupName})
 	eo.StorageConfig.StorageObjectCountTracker = c.StorageObjectCountTracker
-	own.RESTOptionsGetter = s.direct(eo.CreateRESTOptionsGetter(&options.SimpleStorageFactory{StorageConfig: eo.StorageConfig}, c.ResourceTransformers))
+	own.RESTOptionsGetter = s.direct(eo.CreateRESTOptionsGetter(&options.SimpleStorageFactory{StorageConfig: eo.StorageConfig}, c.ResourceTransformers), 0)
 	config := crdserver.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: own, SharedInformerFactory: s.informers},
 		ExtraConfig: crdserver.ExtraConfig{
-			CRDRESTOptionsGetter: s.direct(crdoptions.NewCRDRESTOptionsGetter(eo, c.ResourceTransformers, c.StorageObjectCountTracker)),
+			CRDRESTOptionsGetter: s.direct(crdoptions.NewCRDRESTOptionsGetter(eo, c.ResourceTransformers, c.StorageObjectCountTracker), customPatience),
 			MasterCount:          1, // nobody else has to learn of a definition before it is established
 			ServiceResolver:      webhookServices{s},
 			AuthResolverWrapper:  s.webhookAccess(),

@@ -234,3 +234,15 @@ func TestNamesOfCustomResourcesConflict(t *testing.T) {
 		})
 	})
 }
+
+// The first to ask for custom resources is answered at once, not told to come
+// again while what holds them is made.
+func TestFirstListOfCustomResources(t *testing.T) {
+	for n := range 5 {
+		group := fmt.Sprintf("first%d.example.com", n)
+		defineWidgets(t, group)
+		if _, err := admin.CoreV1().RESTClient().Get().AbsPath("/apis/" + group + "/v1/widgets").MaxRetries(0).DoRaw(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}

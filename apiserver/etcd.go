@@ -204,6 +204,9 @@ func (t promptTimer) Reset(d time.Duration) bool { return t.Timer.Reset(min(d, p
 type directOptions struct {
 	generic.RESTOptionsGetter
 	etcd *embedded
+	// patience is how long a store that is made waits for its watch cache to be
+	// filled; until then it tells who lists to come again.
+	patience time.Duration
 }
 
 func (d directOptions) GetRESTOptions(gr schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
@@ -229,6 +232,11 @@ func (d directOptions) decorate(c *storagebackend.ConfigForResource, prefix stri
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot open the watch cache of %s: %w", c.GroupResource, err)
+	}
+	if d.patience > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), d.patience)
+		defer cancel()
+		_ = watched.Wait(ctx) // what is not filled by then says so itself
 	}
 	delegate := cacher.NewCacheDelegator(watched, s)
 	var once sync.Once

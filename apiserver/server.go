@@ -267,16 +267,17 @@ func (s *Server) storageConfig(c *genericapiserver.Config, eo options.EtcdOption
 	if s.etcd != nil {
 		c.AddHealthChecks(healthz.NamedCheck("etcd", s.etcd.check))
 	}
-	c.RESTOptionsGetter = s.direct(c.RESTOptionsGetter)
+	c.RESTOptionsGetter = s.direct(c.RESTOptionsGetter, 0) // filled while the server starts
 	return nil
 }
 
-// direct opens stores on the etcd of this process, if it has one.
-func (s *Server) direct(g genericStores) genericStores {
+// direct opens stores on the etcd of this process, if it has one. patience is
+// for stores that are made while their kind is asked for.
+func (s *Server) direct(g genericStores, patience time.Duration) genericStores {
 	if s.etcd == nil {
 		return g
 	}
-	return directOptions{g, s.etcd}
+	return directOptions{g, s.etcd, patience}
 }
 
 // install makes the storages of all rows and serves them by group.
