@@ -82,8 +82,8 @@ func cronJobSpec(s, old *batchv1.CronJobSpec, at *field.Path) (errs, declared fi
 	if yes(job.ManualSelector) {
 		errs = append(errs, field.NotSupported(at2.Child("manualSelector"), job.ManualSelector, []string{"nil", "false"}))
 	}
-	errs = append(errs, optionalNonNegative(s.SuccessfulJobsHistoryLimit, at.Child("successfulJobsHistoryLimit"))...)
-	return append(errs, optionalNonNegative(s.FailedJobsHistoryLimit, at.Child("failedJobsHistoryLimit"))...), declared
+	errs = append(errs, nonNegativeIfSet(s.SuccessfulJobsHistoryLimit, at.Child("successfulJobsHistoryLimit"))...)
+	return append(errs, nonNegativeIfSet(s.FailedJobsHistoryLimit, at.Child("failedJobsHistoryLimit"))...), declared
 }
 
 // schedule checks the five fields or the @name. A zone in it is an old way,

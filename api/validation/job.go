@@ -150,7 +150,7 @@ func jobSpecWithout(s *batchv1.JobSpec, old *corev1.PodTemplateSpec, at *field.P
 		name  string
 		value *int32
 	}{{"parallelism", s.Parallelism}, {"completions", s.Completions}} {
-		errs = append(errs, optionalNonNegative(n.value, at.Child(n.name))...)
+		errs = append(errs, nonNegativeIfSet(n.value, at.Child(n.name))...)
 	}
 	if s.ActiveDeadlineSeconds != nil {
 		errs = append(errs, nonNegative(*s.ActiveDeadlineSeconds, at.Child("activeDeadlineSeconds"))...)
@@ -159,7 +159,7 @@ func jobSpecWithout(s *batchv1.JobSpec, old *corev1.PodTemplateSpec, at *field.P
 		name  string
 		value *int32
 	}{{"backoffLimit", s.BackoffLimit}, {"ttlSecondsAfterFinished", s.TTLSecondsAfterFinished}, {"backoffLimitPerIndex", s.BackoffLimitPerIndex}, {"maxFailedIndexes", s.MaxFailedIndexes}} {
-		errs = append(errs, optionalNonNegative(n.value, at.Child(n.name))...)
+		errs = append(errs, nonNegativeIfSet(n.value, at.Child(n.name))...)
 	}
 	if s.MaxFailedIndexes != nil && s.BackoffLimitPerIndex == nil {
 		errs = append(errs, field.Required(at.Child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"))
@@ -184,13 +184,6 @@ func jobSpecWithout(s *batchv1.JobSpec, old *corev1.PodTemplateSpec, at *field.P
 	errs = append(errs, replacementPolicy(s, at.Child("podReplacementPolicy"))...)
 	errs = append(errs, template(&s.Template, old, at.Child("template"))...)
 	return append(errs, endingRestart(s, at.Child("template", "spec", "restartPolicy"))...), declared
-}
-
-func optionalNonNegative(v *int32, at *field.Path) field.ErrorList {
-	if v == nil {
-		return nil
-	}
-	return nonNegative(int64(*v), at)
 }
 
 // completionMode checks what an indexed Job needs, and what only it may have.

@@ -77,7 +77,7 @@ func (s *statusCheck) counts() {
 		name  string
 		value *int32
 	}{{"active", &st.Active}, {"succeeded", &st.Succeeded}, {"failed", &st.Failed}, {"ready", st.Ready}, {"terminating", st.Terminating}} {
-		s.errs = append(s.errs, optionalNonNegative(n.value, s.at.Child(n.name))...)
+		s.errs = append(s.errs, nonNegativeIfSet(n.value, s.at.Child(n.name))...)
 	}
 }
 
