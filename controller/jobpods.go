@@ -74,24 +74,16 @@ func onlyFailed(j *batchv1.Job) bool {
 
 // start makes a Pod for each index, or without one.
 func (c *jobs) start(ctx context.Context, r *round, indexes []int) error {
-	next := make(chan int, len(indexes))
-	for _, i := range indexes {
-		next <- i
-	}
 	var mu sync.Mutex // guards r.running
-	err := c.slowStart(len(indexes), func() error {
-		err := c.makePod(ctx, r, <-next)
+	return ignoreTerminating(slowStart(len(indexes), func(i int) error {
+		err := c.makePod(ctx, r, indexes[i])
 		if err == nil {
 			mu.Lock()
 			r.running++
 			mu.Unlock()
 		}
 		return err
-	})
-	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		return nil // nothing can be made there any more, and that is no failure
-	}
-	return err
+	}))
 }
 
 func (c *jobs) makePod(ctx context.Context, r *round, index int) error {
@@ -185,20 +177,15 @@ func countFailure(p *corev1.Pod, job *batchv1.Job, before *corev1.Pod) {
 // not to be: of a suspended Job, or too many. all says whether every one is
 // ending now.
 func (c *jobs) stop(ctx context.Context, r *round, pods []*corev1.Pod, uncounted bool) (all bool, err error) {
-	errs := make([]error, len(pods))
-	var wait sync.WaitGroup
-	for i, p := range pods {
-		wait.Go(func() {
-			if uncounted && tracked(p) {
-				if errs[i] = c.release(ctx, r.job, p); errs[i] != nil {
-					errs[i] = fmt.Errorf("cannot take the finalizer from Pod %s/%s: %w", p.Namespace, p.Name, errs[i])
-					return
-				}
+	errs := together(len(pods), func(i int) error {
+		p := pods[i]
+		if uncounted && tracked(p) {
+			if err := c.release(ctx, r.job, p); err != nil {
+				return fmt.Errorf("cannot take the finalizer from Pod %s/%s: %w", p.Namespace, p.Name, err)
 			}
-			errs[i] = c.remove(ctx, r.job, p)
-		})
-	}
-	wait.Wait()
+		}
+		return c.remove(ctx, r.job, p)
+	})
 	for i, p := range pods {
 		if errs[i] != nil {
 			continue

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -229,9 +228,8 @@ func (m *members) update(ctx context.Context) error {
 // all of them together.
 func (m *members) each(pods []*corev1.Pod, ordered bool, do func(*corev1.Pod) (bool, error)) (wait bool, err error) {
 	if !ordered {
-		var next atomic.Int64
-		err := m.slowStart(len(pods), func() error {
-			_, err := do(pods[next.Add(1)-1])
+		err := slowStart(len(pods), func(i int) error {
+			_, err := do(pods[i])
 			return err
 		})
 		return err != nil, err
@@ -390,13 +388,6 @@ func (m *members) make(ctx context.Context, p *corev1.Pod) error {
 		}
 	}
 	m.tell("create", p, err)
-	return err
-}
-
-func ignoreTerminating(err error) error {
-	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		return nil
-	}
 	return err
 }
 

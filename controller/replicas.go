@@ -134,11 +134,7 @@ func podsOf(ctx context.Context, cache client.Reader, namespace string, controll
 // manage makes or removes the difference.
 func (r *replicas) manage(ctx context.Context, owner client.Object, template *corev1.PodTemplateSpec, mine []*corev1.Pod, want int) error {
 	if lack := want - len(mine); lack > 0 {
-		err := r.slowStart(min(lack, burst), func() error { return r.create(ctx, owner, template) })
-		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			return nil // nothing can be made there any more, and that is no failure
-		}
-		return err
+		return ignoreTerminating(slowStart(min(lack, burst), func(int) error { return r.create(ctx, owner, template) }))
 	}
 	surplus := min(len(mine)-want, burst)
 	if surplus <= 0 {
@@ -151,12 +147,7 @@ func (r *replicas) manage(ctx context.Context, owner client.Object, template *co
 		}
 		rank(mine, kin, time.Now())
 	}
-	errs := make([]error, surplus)
-	var all sync.WaitGroup
-	for i, p := range mine[:surplus] {
-		all.Go(func() { errs[i] = r.remove(ctx, owner, p) })
-	}
-	all.Wait()
+	errs := together(surplus, func(i int) error { return r.remove(ctx, owner, mine[i]) })
 	return cmp.Or(errs...) // the others have been told in events, and are likely the same
 }
 
@@ -193,23 +184,28 @@ func (r *replicas) remove(ctx context.Context, owner client.Object, p *corev1.Po
 	return fmt.Errorf("unable to delete pods: %w", err) // upstream's words: they become the condition's message
 }
 
-// slowStart calls f n times, in batches of 1, 2, 4 and so on, and stops after
-// a batch with an error: many of the same are not tried.
-func (r *replicas) slowStart(n int, f func() error) error {
-	for batch := 1; n > 0; batch *= 2 {
-		size := min(batch, n)
-		errs := make([]error, size)
-		var all sync.WaitGroup
-		for i := range size {
-			all.Go(func() { errs[i] = f() })
-		}
-		all.Wait()
-		if err := cmp.Or(errs...); err != nil {
+// slowStart calls f with 0 to n-1, in batches of 1, 2, 4 and so on, and stops
+// after a batch with an error: many of the same are not tried.
+func slowStart(n int, f func(i int) error) error {
+	for done, batch := 0, 1; done < n; batch *= 2 {
+		size := min(batch, n-done)
+		if err := cmp.Or(together(size, func(i int) error { return f(done + i) })...); err != nil {
 			return err
 		}
-		n -= size
+		done += size
 	}
 	return nil
+}
+
+// together calls f with 0 to n-1 at once, and gives the errors in that order.
+func together(n int, f func(i int) error) []error {
+	errs := make([]error, n)
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { errs[i] = f(i) })
+	}
+	all.Wait()
+	return errs
 }
 
 func (r *replicas) create(ctx context.Context, owner client.Object, template *corev1.PodTemplateSpec) error {
