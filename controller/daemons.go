@@ -341,7 +341,7 @@ func (d *daemons) superseded(running []*corev1.Pod) (gone []*corev1.Pod) {
 // do makes and deletes Pods.
 func (d *daemons) do(ctx context.Context, todo daemonDeeds) error {
 	on, gone := todo.on[:min(len(todo.on), daemonBurst)], todo.gone[:min(len(todo.gone), daemonBurst)]
-	err := ignoreTerminating(slowStart(len(on), func(i int) error { return d.create(ctx, d.set, d.templateFor(on[i])) }))
+	err := ignoreTerminating(slowStart(len(on), func(i int) error { return d.create(ctx, d.set, podFor(d.set, d.gvk, d.templateFor(on[i]))) }))
 	errs := together(len(gone), func(i int) error { return d.remove(ctx, d.set, gone[i]) })
 	return cmp.Or(append([]error{err}, errs...)...) // the others have been told in events, and are likely the same
 }

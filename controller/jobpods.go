@@ -14,8 +14,6 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/utils/ptr"
 
@@ -76,7 +74,7 @@ func onlyFailed(j *batchv1.Job) bool {
 func (c *jobs) start(ctx context.Context, r *round, indexes []int) error {
 	var mu sync.Mutex // guards r.running
 	return ignoreTerminating(slowStart(len(indexes), func(i int) error {
-		err := c.makePod(ctx, r, indexes[i])
+		err := c.create(ctx, r.job, podOf(r.job, indexes[i], r.held[indexes[i]]))
 		if err == nil {
 			mu.Lock()
 			r.running++
@@ -86,27 +84,10 @@ func (c *jobs) start(ctx context.Context, r *round, indexes []int) error {
 	}))
 }
 
-func (c *jobs) makePod(ctx context.Context, r *round, index int) error {
-	p := podOf(r.job, index, r.held[index])
-	if err := c.client.Create(ctx, p); err != nil {
-		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			c.events.Eventf(r.job, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
-		}
-		return err
-	}
-	c.expected.wrote(r.job, p)
-	c.events.Eventf(r.job, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", p.Name)
-	return nil
-}
-
 // podOf is the next Pod of a Job. before is the one that failed under its
 // index, when failures are counted per index.
 func podOf(job *batchv1.Job, index int, before *corev1.Pod) *corev1.Pod {
-	t := job.Spec.Template.DeepCopy()
-	p := &corev1.Pod{Spec: t.Spec}
-	p.GenerateName, p.Namespace = job.Name+"-", job.Namespace
-	p.Labels, p.Annotations, p.Finalizers = t.Labels, t.Annotations, t.Finalizers
-	p.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(job, batchv1.SchemeGroupVersion.WithKind("Job"))}
+	p := podFor(job, batchv1.SchemeGroupVersion.WithKind("Job"), &job.Spec.Template)
 	if !slices.Contains(p.Finalizers, batchv1.JobTrackingFinalizer) {
 		p.Finalizers = append(p.Finalizers, batchv1.JobTrackingFinalizer)
 	}

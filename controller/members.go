@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,7 +15,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -123,10 +121,8 @@ func (m *members) fresh(ordinal int) (*corev1.Pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &corev1.Pod{Spec: t.Spec}
-	p.Name, p.Namespace = fmt.Sprintf("%s-%d", m.set.Name, ordinal), m.set.Namespace
-	p.Labels, p.Annotations, p.Finalizers = maps.Clone(t.Labels), maps.Clone(t.Annotations), slices.Clone(t.Finalizers)
-	p.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(m.set, m.gvk)}
+	p := podFor(m.set, m.gvk, t)
+	p.GenerateName, p.Name = "", fmt.Sprintf("%s-%d", m.set.Name, ordinal)
 	identify(p)
 	p.Labels[appsv1.StatefulSetRevisionLabel] = revision.Name
 	p.Spec.Hostname, p.Spec.Subdomain = p.Name, m.set.Spec.ServiceName

@@ -6,9 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"math"
-	"slices"
 	"sync"
 	"time"
 
@@ -134,7 +132,7 @@ func podsOf(ctx context.Context, cache client.Reader, namespace string, controll
 // manage makes or removes the difference.
 func (r *replicas) manage(ctx context.Context, owner client.Object, template *corev1.PodTemplateSpec, mine []*corev1.Pod, want int) error {
 	if lack := want - len(mine); lack > 0 {
-		return ignoreTerminating(slowStart(min(lack, burst), func(int) error { return r.create(ctx, owner, template) }))
+		return ignoreTerminating(slowStart(min(lack, burst), func(int) error { return r.create(ctx, owner, podFor(owner, r.gvk, template)) }))
 	}
 	surplus := min(len(mine)-want, burst)
 	if surplus <= 0 {
@@ -208,11 +206,17 @@ func together(n int, f func(i int) error) []error {
 	return errs
 }
 
-func (r *replicas) create(ctx context.Context, owner client.Object, template *corev1.PodTemplateSpec) error {
-	p := &corev1.Pod{Spec: *template.Spec.DeepCopy()}
+// podFor is a Pod of a template that owner, of that kind, controls.
+func podFor(owner client.Object, kind schema.GroupVersionKind, template *corev1.PodTemplateSpec) *corev1.Pod {
+	t := template.DeepCopy()
+	p := &corev1.Pod{Spec: t.Spec}
 	p.GenerateName, p.Namespace = owner.GetName()+"-", owner.GetNamespace()
-	p.Labels, p.Annotations, p.Finalizers = maps.Clone(template.Labels), maps.Clone(template.Annotations), slices.Clone(template.Finalizers)
-	p.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(owner, r.gvk)}
+	p.Labels, p.Annotations, p.Finalizers = t.Labels, t.Annotations, t.Finalizers
+	p.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(owner, kind)}
+	return p
+}
+
+func (r *replicas) create(ctx context.Context, owner client.Object, p *corev1.Pod) error {
 	if err := r.client.Create(ctx, p); err != nil {
 		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			r.events.Eventf(owner, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
