@@ -160,24 +160,8 @@ func (d *daemons) updated(p *corev1.Pod) bool {
 	return p.Labels[appsv1.DefaultDaemonSetUniqueLabelKey] == d.hash
 }
 
-// available: ready for as long as the set asks.
-func (d *daemons) available(p *corev1.Pod) bool { return pod.Ready(p) && d.untilAvailable(p) <= 0 }
-
-func (d *daemons) untilAvailable(p *corev1.Pod) time.Duration {
-	return pod.Condition(&p.Status, corev1.PodReady).LastTransitionTime.Add(time.Duration(d.set.Spec.MinReadySeconds) * time.Second).Sub(d.now)
-}
-
-// nextAvailable is when the next Pod will have been ready for long enough.
-func (d *daemons) nextAvailable() (next time.Duration) {
-	for _, p := range d.all {
-		if !pod.Ready(p) {
-			continue
-		}
-		if left := d.untilAvailable(p); left > 0 && (next == 0 || left < next) {
-			next = left
-		}
-	}
-	return next
+func (d *daemons) available(p *corev1.Pod) bool {
+	return longReady(p, d.set.Spec.MinReadySeconds, d.now)
 }
 
 // lookAgain asks to be called after a while, if it is not to be before.

@@ -139,13 +139,8 @@ func identify(p *corev1.Pod) {
 	p.Labels[appsv1.PodIndexLabel] = strconv.Itoa(ordinalOf(p))
 }
 
-// available: ready for as long as the set asks.
 func (m *members) available(p *corev1.Pod) bool {
-	return pod.Ready(p) && m.untilAvailable(p) <= 0
-}
-
-func (m *members) untilAvailable(p *corev1.Pod) time.Duration {
-	return pod.Condition(&p.Status, corev1.PodReady).LastTransitionTime.Add(time.Duration(m.set.Spec.MinReadySeconds) * time.Second).Sub(m.now)
+	return longReady(p, m.set.Spec.MinReadySeconds, m.now)
 }
 
 func (m *members) unavailable(p *corev1.Pod) bool { return !m.available(p) || ending(p) }
@@ -183,19 +178,6 @@ func (m *members) complete() {
 	if s.UpdatedReplicas == n && s.ReadyReplicas == n && s.Replicas == n {
 		s.CurrentReplicas, s.CurrentRevision = s.UpdatedReplicas, s.UpdateRevision
 	}
-}
-
-// nextAvailable is when the next Pod will have been ready for long enough.
-func (m *members) nextAvailable() (next time.Duration) {
-	for _, p := range slices.Concat(m.wanted, m.surplus) {
-		if !pod.Ready(p) {
-			continue
-		}
-		if left := m.untilAvailable(p); left > 0 && (next == 0 || left < next) {
-			next = left
-		}
-	}
-	return next
 }
 
 // update makes what is missing, in order and waiting for each before the next

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 
@@ -230,7 +229,7 @@ func (r *replicas) create(ctx context.Context, owner client.Object, p *corev1.Po
 
 // count fills in the status, and says when the next Pod becomes available.
 func (r *replicas) count(c *counts, active []*corev1.Pod, template *corev1.PodTemplateSpec, minReady int32) (after time.Duration) {
-	want, next := labels.Set(template.Labels).AsSelectorPreValidated(), time.Duration(math.MaxInt64)
+	want, now := labels.Set(template.Labels).AsSelectorPreValidated(), time.Now()
 	for _, p := range active {
 		c.total++
 		if want.Matches(labels.Set(p.Labels)) {
@@ -240,15 +239,36 @@ func (r *replicas) count(c *counts, active []*corev1.Pod, template *corev1.PodTe
 			continue
 		}
 		c.ready++
-		left := time.Duration(minReady)*time.Second - time.Since(pod.Condition(&p.Status, corev1.PodReady).LastTransitionTime.Time)
-		if minReady == 0 || left <= 0 {
+		if longReady(p, minReady, now) {
 			c.available++
-		} else {
-			next = min(next, left)
 		}
 	}
-	if next == math.MaxInt64 {
-		return 0
+	return nextAvailable(active, minReady, now)
+}
+
+// longReady says whether a Pod has been ready for as long as its owner asks.
+func longReady(p *corev1.Pod, minReady int32, now time.Time) bool {
+	return pod.Ready(p) && untilAvailable(p, minReady, now) <= 0
+}
+
+// untilAvailable is how long a Pod that is ready has to stay so.
+func untilAvailable(p *corev1.Pod, minReady int32, now time.Time) time.Duration {
+	if minReady == 0 {
+		return 0 // even if its node's clock is ahead
+	}
+	return readySince(p).Add(time.Duration(minReady) * time.Second).Sub(now)
+}
+
+// nextAvailable is when the next Pod will have been ready for long enough; 0 is
+// never.
+func nextAvailable(pods []*corev1.Pod, minReady int32, now time.Time) (next time.Duration) {
+	for _, p := range pods {
+		if !pod.Ready(p) {
+			continue
+		}
+		if left := untilAvailable(p, minReady, now); left > 0 && (next == 0 || left < next) {
+			next = left
+		}
 	}
 	return next
 }
