@@ -8,7 +8,6 @@ import (
 	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -68,16 +67,8 @@ func (d *daemons) snapshot(ctx context.Context, number int64) (*appsv1.Controlle
 	for {
 		made, hash := r.DeepCopy(), templateHash(&d.set.Spec.Template, d.set.Status.CollisionCount)
 		made.Name, made.Labels[appsv1.DefaultDaemonSetUniqueLabelKey] = d.set.Name+"-"+hash, hash
-		err := d.client.Create(ctx, made)
-		if !apierrors.IsAlreadyExists(err) {
+		if made, err := d.tryRevision(ctx, made); made != nil || err != nil {
 			return made, err
-		}
-		have := &appsv1.ControllerRevision{}
-		if err := d.live.Get(ctx, client.ObjectKeyFromObject(made), have); err != nil {
-			return nil, err
-		}
-		if bytes.Equal(have.Data.Raw, made.Data.Raw) {
-			return have, nil
 		}
 		if d.set.Status.CollisionCount == nil {
 			d.set.Status.CollisionCount = new(int32)

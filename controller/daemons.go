@@ -9,14 +9,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	schedulinghelper "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
@@ -163,24 +160,8 @@ func (d *daemons) updated(p *corev1.Pod) bool {
 	return p.Labels[appsv1.DefaultDaemonSetUniqueLabelKey] == d.hash
 }
 
-// available: ready for as long as the set asks.
-func (d *daemons) available(p *corev1.Pod) bool { return pod.Ready(p) && d.untilAvailable(p) <= 0 }
-
-func (d *daemons) untilAvailable(p *corev1.Pod) time.Duration {
-	return pod.Condition(&p.Status, corev1.PodReady).LastTransitionTime.Add(time.Duration(d.set.Spec.MinReadySeconds) * time.Second).Sub(d.now)
-}
-
-// nextAvailable is when the next Pod will have been ready for long enough.
-func (d *daemons) nextAvailable() (next time.Duration) {
-	for _, p := range d.all {
-		if !pod.Ready(p) {
-			continue
-		}
-		if left := d.untilAvailable(p); left > 0 && (next == 0 || left < next) {
-			next = left
-		}
-	}
-	return next
+func (d *daemons) available(p *corev1.Pod) bool {
+	return longReady(p, d.set.Spec.MinReadySeconds, d.now)
 }
 
 // lookAgain asks to be called after a while, if it is not to be before.
@@ -344,17 +325,8 @@ func (d *daemons) superseded(running []*corev1.Pod) (gone []*corev1.Pod) {
 // do makes and deletes Pods.
 func (d *daemons) do(ctx context.Context, todo daemonDeeds) error {
 	on, gone := todo.on[:min(len(todo.on), daemonBurst)], todo.gone[:min(len(todo.gone), daemonBurst)]
-	var next atomic.Int64
-	err := d.slowStart(len(on), func() error { return d.create(ctx, d.set, d.templateFor(on[next.Add(1)-1])) })
-	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		err = nil // nothing can be made there any more, and that is no failure
-	}
-	errs := make([]error, len(gone))
-	var all sync.WaitGroup
-	for i, p := range gone {
-		all.Go(func() { errs[i] = d.remove(ctx, d.set, p) })
-	}
-	all.Wait()
+	err := ignoreTerminating(slowStart(len(on), func(i int) error { return d.create(ctx, d.set, podFor(d.set, d.gvk, d.templateFor(on[i]))) }))
+	errs := together(len(gone), func(i int) error { return d.remove(ctx, d.set, gone[i]) })
 	return cmp.Or(append([]error{err}, errs...)...) // the others have been told in events, and are likely the same
 }
 

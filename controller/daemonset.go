@@ -97,7 +97,7 @@ func (r daemonSets) Reconcile(ctx context.Context, q reconcile.Request) (reconci
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	d.lookAgain(d.nextAvailable())
+	d.lookAgain(nextAvailable(d.all, set.Spec.MinReadySeconds, d.now))
 	if !settled {
 		d.lookAgain(unseen)
 	}

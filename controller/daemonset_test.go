@@ -377,7 +377,7 @@ func TestDaemonStatus(t *testing.T) {
 	if got := d.status(); fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
-	if got := d.nextAvailable(); got != 40*time.Second {
+	if got := nextAvailable(all, set.Spec.MinReadySeconds, now); got != 40*time.Second {
 		t.Errorf("looks again in %v", got)
 	}
 }

@@ -108,19 +108,25 @@ func (o owning) createRevision(ctx context.Context, owner client.Object, r *apps
 	for {
 		made := r.DeepCopy()
 		made.Name = revisionName(owner.GetName(), revisionHash(r.Data.Raw, collisions))
-		err := o.client.Create(ctx, made)
-		if !apierrors.IsAlreadyExists(err) {
+		if made, err := o.tryRevision(ctx, made); made != nil || err != nil {
 			return made, err
-		}
-		have := &appsv1.ControllerRevision{}
-		if err := o.live.Get(ctx, client.ObjectKeyFromObject(made), have); err != nil {
-			return nil, err
-		}
-		if bytes.Equal(have.Data.Raw, made.Data.Raw) {
-			return have, nil
 		}
 		*collisions++
 	}
+}
+
+// tryRevision makes a revision, or finds it made. It is nil when another has
+// the name.
+func (o owning) tryRevision(ctx context.Context, r *appsv1.ControllerRevision) (*appsv1.ControllerRevision, error) {
+	err := o.client.Create(ctx, r)
+	if !apierrors.IsAlreadyExists(err) {
+		return r, err
+	}
+	have := &appsv1.ControllerRevision{}
+	if err := o.live.Get(ctx, client.ObjectKeyFromObject(r), have); err != nil || !bytes.Equal(have.Data.Raw, r.Data.Raw) {
+		return nil, err
+	}
+	return have, nil
 }
 
 // present is the revision of the template that owner has now: the newest, if it

@@ -14,8 +14,6 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/utils/ptr"
 
@@ -74,47 +72,22 @@ func onlyFailed(j *batchv1.Job) bool {
 
 // start makes a Pod for each index, or without one.
 func (c *jobs) start(ctx context.Context, r *round, indexes []int) error {
-	next := make(chan int, len(indexes))
-	for _, i := range indexes {
-		next <- i
-	}
 	var mu sync.Mutex // guards r.running
-	err := c.slowStart(len(indexes), func() error {
-		err := c.makePod(ctx, r, <-next)
+	return ignoreTerminating(slowStart(len(indexes), func(i int) error {
+		err := c.create(ctx, r.job, podOf(r.job, indexes[i], r.held[indexes[i]]))
 		if err == nil {
 			mu.Lock()
 			r.running++
 			mu.Unlock()
 		}
 		return err
-	})
-	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		return nil // nothing can be made there any more, and that is no failure
-	}
-	return err
-}
-
-func (c *jobs) makePod(ctx context.Context, r *round, index int) error {
-	p := podOf(r.job, index, r.held[index])
-	if err := c.client.Create(ctx, p); err != nil {
-		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			c.events.Eventf(r.job, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
-		}
-		return err
-	}
-	c.expected.wrote(r.job, p)
-	c.events.Eventf(r.job, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", p.Name)
-	return nil
+	}))
 }
 
 // podOf is the next Pod of a Job. before is the one that failed under its
 // index, when failures are counted per index.
 func podOf(job *batchv1.Job, index int, before *corev1.Pod) *corev1.Pod {
-	t := job.Spec.Template.DeepCopy()
-	p := &corev1.Pod{Spec: t.Spec}
-	p.GenerateName, p.Namespace = job.Name+"-", job.Namespace
-	p.Labels, p.Annotations, p.Finalizers = t.Labels, t.Annotations, t.Finalizers
-	p.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(job, batchv1.SchemeGroupVersion.WithKind("Job"))}
+	p := podFor(job, batchv1.SchemeGroupVersion.WithKind("Job"), &job.Spec.Template)
 	if !slices.Contains(p.Finalizers, batchv1.JobTrackingFinalizer) {
 		p.Finalizers = append(p.Finalizers, batchv1.JobTrackingFinalizer)
 	}
@@ -185,20 +158,15 @@ func countFailure(p *corev1.Pod, job *batchv1.Job, before *corev1.Pod) {
 // not to be: of a suspended Job, or too many. all says whether every one is
 // ending now.
 func (c *jobs) stop(ctx context.Context, r *round, pods []*corev1.Pod, uncounted bool) (all bool, err error) {
-	errs := make([]error, len(pods))
-	var wait sync.WaitGroup
-	for i, p := range pods {
-		wait.Go(func() {
-			if uncounted && tracked(p) {
-				if errs[i] = c.release(ctx, r.job, p); errs[i] != nil {
-					errs[i] = fmt.Errorf("cannot take the finalizer from Pod %s/%s: %w", p.Namespace, p.Name, errs[i])
-					return
-				}
+	errs := together(len(pods), func(i int) error {
+		p := pods[i]
+		if uncounted && tracked(p) {
+			if err := c.release(ctx, r.job, p); err != nil {
+				return fmt.Errorf("cannot take the finalizer from Pod %s/%s: %w", p.Namespace, p.Name, err)
 			}
-			errs[i] = c.remove(ctx, r.job, p)
-		})
-	}
-	wait.Wait()
+		}
+		return c.remove(ctx, r.job, p)
+	})
 	for i, p := range pods {
 		if errs[i] != nil {
 			continue

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -180,12 +179,7 @@ func (c *jobs) tellEnd(job *batchv1.Job, end *batchv1.JobCondition) {
 // releaseAll takes the finalizers of Pods, and those that have lost it out of
 // held.
 func (c *jobs) releaseAll(ctx context.Context, job *batchv1.Job, pods []*corev1.Pod, held map[types.UID]bool) error {
-	errs := make([]error, len(pods))
-	var wait sync.WaitGroup
-	for i, p := range pods {
-		wait.Go(func() { errs[i] = c.release(ctx, job, p) })
-	}
-	wait.Wait()
+	errs := together(len(pods), func(i int) error { return c.release(ctx, job, pods[i]) })
 	for i, p := range pods {
 		if errs[i] == nil {
 			delete(held, p.UID)

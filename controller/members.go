@@ -7,17 +7,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -124,10 +121,8 @@ func (m *members) fresh(ordinal int) (*corev1.Pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &corev1.Pod{Spec: t.Spec}
-	p.Name, p.Namespace = fmt.Sprintf("%s-%d", m.set.Name, ordinal), m.set.Namespace
-	p.Labels, p.Annotations, p.Finalizers = maps.Clone(t.Labels), maps.Clone(t.Annotations), slices.Clone(t.Finalizers)
-	p.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(m.set, m.gvk)}
+	p := podFor(m.set, m.gvk, t)
+	p.GenerateName, p.Name = "", fmt.Sprintf("%s-%d", m.set.Name, ordinal)
 	identify(p)
 	p.Labels[appsv1.StatefulSetRevisionLabel] = revision.Name
 	p.Spec.Hostname, p.Spec.Subdomain = p.Name, m.set.Spec.ServiceName
@@ -144,13 +139,8 @@ func identify(p *corev1.Pod) {
 	p.Labels[appsv1.PodIndexLabel] = strconv.Itoa(ordinalOf(p))
 }
 
-// available: ready for as long as the set asks.
 func (m *members) available(p *corev1.Pod) bool {
-	return pod.Ready(p) && m.untilAvailable(p) <= 0
-}
-
-func (m *members) untilAvailable(p *corev1.Pod) time.Duration {
-	return pod.Condition(&p.Status, corev1.PodReady).LastTransitionTime.Add(time.Duration(m.set.Spec.MinReadySeconds) * time.Second).Sub(m.now)
+	return longReady(p, m.set.Spec.MinReadySeconds, m.now)
 }
 
 func (m *members) unavailable(p *corev1.Pod) bool { return !m.available(p) || ending(p) }
@@ -190,19 +180,6 @@ func (m *members) complete() {
 	}
 }
 
-// nextAvailable is when the next Pod will have been ready for long enough.
-func (m *members) nextAvailable() (next time.Duration) {
-	for _, p := range slices.Concat(m.wanted, m.surplus) {
-		if !pod.Ready(p) {
-			continue
-		}
-		if left := m.untilAvailable(p); left > 0 && (next == 0 || left < next) {
-			next = left
-		}
-	}
-	return next
-}
-
 // update makes what is missing, in order and waiting for each before the next
 // unless the set is parallel; then takes away what is too much; then replaces
 // what is of an older revision.
@@ -229,9 +206,8 @@ func (m *members) update(ctx context.Context) error {
 // all of them together.
 func (m *members) each(pods []*corev1.Pod, ordered bool, do func(*corev1.Pod) (bool, error)) (wait bool, err error) {
 	if !ordered {
-		var next atomic.Int64
-		err := m.slowStart(len(pods), func() error {
-			_, err := do(pods[next.Add(1)-1])
+		err := slowStart(len(pods), func(i int) error {
+			_, err := do(pods[i])
 			return err
 		})
 		return err != nil, err
@@ -390,13 +366,6 @@ func (m *members) make(ctx context.Context, p *corev1.Pod) error {
 		}
 	}
 	m.tell("create", p, err)
-	return err
-}
-
-func ignoreTerminating(err error) error {
-	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		return nil
-	}
 	return err
 }
 

@@ -6,9 +6,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
-	"math"
-	"slices"
 	"sync"
 	"time"
 
@@ -134,11 +131,7 @@ func podsOf(ctx context.Context, cache client.Reader, namespace string, controll
 // manage makes or removes the difference.
 func (r *replicas) manage(ctx context.Context, owner client.Object, template *corev1.PodTemplateSpec, mine []*corev1.Pod, want int) error {
 	if lack := want - len(mine); lack > 0 {
-		err := r.slowStart(min(lack, burst), func() error { return r.create(ctx, owner, template) })
-		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			return nil // nothing can be made there any more, and that is no failure
-		}
-		return err
+		return ignoreTerminating(slowStart(min(lack, burst), func(int) error { return r.create(ctx, owner, podFor(owner, r.gvk, template)) }))
 	}
 	surplus := min(len(mine)-want, burst)
 	if surplus <= 0 {
@@ -151,12 +144,7 @@ func (r *replicas) manage(ctx context.Context, owner client.Object, template *co
 		}
 		rank(mine, kin, time.Now())
 	}
-	errs := make([]error, surplus)
-	var all sync.WaitGroup
-	for i, p := range mine[:surplus] {
-		all.Go(func() { errs[i] = r.remove(ctx, owner, p) })
-	}
-	all.Wait()
+	errs := together(surplus, func(i int) error { return r.remove(ctx, owner, mine[i]) })
 	return cmp.Or(errs...) // the others have been told in events, and are likely the same
 }
 
@@ -193,30 +181,41 @@ func (r *replicas) remove(ctx context.Context, owner client.Object, p *corev1.Po
 	return fmt.Errorf("unable to delete pods: %w", err) // upstream's words: they become the condition's message
 }
 
-// slowStart calls f n times, in batches of 1, 2, 4 and so on, and stops after
-// a batch with an error: many of the same are not tried.
-func (r *replicas) slowStart(n int, f func() error) error {
-	for batch := 1; n > 0; batch *= 2 {
-		size := min(batch, n)
-		errs := make([]error, size)
-		var all sync.WaitGroup
-		for i := range size {
-			all.Go(func() { errs[i] = f() })
-		}
-		all.Wait()
-		if err := cmp.Or(errs...); err != nil {
+// slowStart calls f with 0 to n-1, in batches of 1, 2, 4 and so on, and stops
+// after a batch with an error: many of the same are not tried.
+func slowStart(n int, f func(i int) error) error {
+	for done, batch := 0, 1; done < n; batch *= 2 {
+		size := min(batch, n-done)
+		if err := cmp.Or(together(size, func(i int) error { return f(done + i) })...); err != nil {
 			return err
 		}
-		n -= size
+		done += size
 	}
 	return nil
 }
 
-func (r *replicas) create(ctx context.Context, owner client.Object, template *corev1.PodTemplateSpec) error {
-	p := &corev1.Pod{Spec: *template.Spec.DeepCopy()}
+// together calls f with 0 to n-1 at once, and gives the errors in that order.
+func together(n int, f func(i int) error) []error {
+	errs := make([]error, n)
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { errs[i] = f(i) })
+	}
+	all.Wait()
+	return errs
+}
+
+// podFor is a Pod of a template that owner, of that kind, controls.
+func podFor(owner client.Object, kind schema.GroupVersionKind, template *corev1.PodTemplateSpec) *corev1.Pod {
+	t := template.DeepCopy()
+	p := &corev1.Pod{Spec: t.Spec}
 	p.GenerateName, p.Namespace = owner.GetName()+"-", owner.GetNamespace()
-	p.Labels, p.Annotations, p.Finalizers = maps.Clone(template.Labels), maps.Clone(template.Annotations), slices.Clone(template.Finalizers)
-	p.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(owner, r.gvk)}
+	p.Labels, p.Annotations, p.Finalizers = t.Labels, t.Annotations, t.Finalizers
+	p.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(owner, kind)}
+	return p
+}
+
+func (r *replicas) create(ctx context.Context, owner client.Object, p *corev1.Pod) error {
 	if err := r.client.Create(ctx, p); err != nil {
 		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			r.events.Eventf(owner, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
@@ -230,7 +229,7 @@ func (r *replicas) create(ctx context.Context, owner client.Object, template *co
 
 // count fills in the status, and says when the next Pod becomes available.
 func (r *replicas) count(c *counts, active []*corev1.Pod, template *corev1.PodTemplateSpec, minReady int32) (after time.Duration) {
-	want, next := labels.Set(template.Labels).AsSelectorPreValidated(), time.Duration(math.MaxInt64)
+	want, now := labels.Set(template.Labels).AsSelectorPreValidated(), time.Now()
 	for _, p := range active {
 		c.total++
 		if want.Matches(labels.Set(p.Labels)) {
@@ -240,15 +239,36 @@ func (r *replicas) count(c *counts, active []*corev1.Pod, template *corev1.PodTe
 			continue
 		}
 		c.ready++
-		left := time.Duration(minReady)*time.Second - time.Since(pod.Condition(&p.Status, corev1.PodReady).LastTransitionTime.Time)
-		if minReady == 0 || left <= 0 {
+		if longReady(p, minReady, now) {
 			c.available++
-		} else {
-			next = min(next, left)
 		}
 	}
-	if next == math.MaxInt64 {
-		return 0
+	return nextAvailable(active, minReady, now)
+}
+
+// longReady says whether a Pod has been ready for as long as its owner asks.
+func longReady(p *corev1.Pod, minReady int32, now time.Time) bool {
+	return pod.Ready(p) && untilAvailable(p, minReady, now) <= 0
+}
+
+// untilAvailable is how long a Pod that is ready has to stay so.
+func untilAvailable(p *corev1.Pod, minReady int32, now time.Time) time.Duration {
+	if minReady == 0 {
+		return 0 // even if its node's clock is ahead
+	}
+	return readySince(p).Add(time.Duration(minReady) * time.Second).Sub(now)
+}
+
+// nextAvailable is when the next Pod will have been ready for long enough; 0 is
+// never.
+func nextAvailable(pods []*corev1.Pod, minReady int32, now time.Time) (next time.Duration) {
+	for _, p := range pods {
+		if !pod.Ready(p) {
+			continue
+		}
+		if left := untilAvailable(p, minReady, now); left > 0 && (next == 0 || left < next) {
+			next = left
+		}
 	}
 	return next
 }

@@ -77,11 +77,15 @@ func TestRank(t *testing.T) {
 	}
 }
 
-// TestSlowStart: batches of 1, 2, 4; none after one that failed.
+// TestSlowStart: batches of 1, 2, 4; none after one that failed, and none twice.
 func TestSlowStart(t *testing.T) {
 	for _, x := range []struct{ n, failFrom, calls int }{{0, 100, 0}, {1, 100, 1}, {10, 100, 10}, {100, 1, 1}, {100, 3, 3}, {100, 4, 7}} {
 		var calls atomic.Int32
-		err := (&replicas{}).slowStart(x.n, func() error {
+		called := make([]atomic.Bool, x.n)
+		err := slowStart(x.n, func(i int) error {
+			if called[i].Swap(true) {
+				t.Errorf("%d wanted: %d twice", x.n, i)
+			}
 			if n := calls.Add(1); int(n) >= x.failFrom {
 				return errors.New("no")
 			}

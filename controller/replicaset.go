@@ -84,6 +84,15 @@ func (r *replicas) get(ctx context.Context, q reconcile.Request, owner client.Ob
 	return err
 }
 
+// ignoreTerminating: nothing can be made any more in a namespace that is going
+// away, and that is no failure.
+func ignoreTerminating(err error) error {
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return nil
+	}
+	return err
+}
+
 // ignoreStale: a write that lost to another is repeated by its event.
 func ignoreStale(err error) error {
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {

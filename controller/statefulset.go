@@ -5,6 +5,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -84,7 +85,7 @@ func (r statefulSets) Reconcile(ctx context.Context, q reconcile.Request) (recon
 	if err = errors.Join(err, m.forget(ctx)); err != nil {
 		return reconcile.Result{}, err
 	}
-	after := m.nextAvailable()
+	after := nextAvailable(slices.Concat(m.wanted, m.surplus), set.Spec.MinReadySeconds, m.now)
 	if !settled && (after == 0 || after > unseen) {
 		after = unseen
 	}
