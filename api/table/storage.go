@@ -9,6 +9,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-helpers/storage/volume"
+
+	"github.com/peapod/peapod/api/claim"
 )
 
 func yesOrNo(name, description string) metav1.TableColumnDefinition {
@@ -54,17 +57,13 @@ func PersistentVolume() Columns[corev1.PersistentVolume] {
 			text("VolumeAttributesClass", "VolumeAttributesClass of the pv"), text("Reason", status["reason"]), ageColumn(), wide(text("VolumeMode", doc["volumeMode"])),
 		},
 		Cells: func(v *corev1.PersistentVolume, now time.Time) []any {
-			claim := ""
+			bound := ""
 			if r := v.Spec.ClaimRef; r != nil {
-				claim = r.Namespace + "/" + r.Name
-			}
-			class := v.Spec.StorageClassName
-			if old, ok := v.Annotations[corev1.BetaStorageClassAnnotation]; ok {
-				class = old
+				bound = r.Namespace + "/" + r.Name
 			}
 			return []any{
-				v.Name, storage(v.Spec.Capacity), modes(v.Spec.AccessModes), string(v.Spec.PersistentVolumeReclaimPolicy), phase(v.Status.Phase, &v.ObjectMeta), claim,
-				class, or(v.Spec.VolumeAttributesClassName, unset), v.Status.Reason, age(v.CreationTimestamp, now), string(or(v.Spec.VolumeMode, unset)),
+				v.Name, storage(v.Spec.Capacity), modes(v.Spec.AccessModes), string(v.Spec.PersistentVolumeReclaimPolicy), phase(v.Status.Phase, &v.ObjectMeta), bound,
+				volume.GetPersistentVolumeClass(v), or(v.Spec.VolumeAttributesClassName, unset), v.Status.Reason, age(v.CreationTimestamp, now), string(or(v.Spec.VolumeMode, unset)),
 			}
 		},
 	}
@@ -83,12 +82,8 @@ func PersistentVolumeClaim() Columns[corev1.PersistentVolumeClaim] {
 			if c.Spec.VolumeName != "" {
 				size, how = storage(c.Status.Capacity), modes(c.Status.AccessModes)
 			}
-			class := or(c.Spec.StorageClassName, "")
-			if old, ok := c.Annotations[corev1.BetaStorageClassAnnotation]; ok {
-				class = old
-			}
 			return []any{
-				c.Name, phase(c.Status.Phase, &c.ObjectMeta), c.Spec.VolumeName, size, how, class,
+				c.Name, phase(c.Status.Phase, &c.ObjectMeta), c.Spec.VolumeName, size, how, volume.GetPersistentVolumeClaimClass(c),
 				or(c.Spec.VolumeAttributesClassName, unset), age(c.CreationTimestamp, now), string(or(c.Spec.VolumeMode, unset)),
 			}
 		},
@@ -110,7 +105,7 @@ func StorageClass() Columns[storagev1.StorageClass] {
 			}
 		},
 		Listed: func(all []*storagev1.StorageClass) func(*storagev1.StorageClass, []any) {
-			first := defaultClass(all)
+			first := claim.Default(all)
 			return func(c *storagev1.StorageClass, cells []any) {
 				if c == first {
 					cells[0] = c.Name + " (default)"
@@ -118,19 +113,6 @@ func StorageClass() Columns[storagev1.StorageClass] {
 			}
 		},
 	}
-}
-
-// defaultClass is the one that claims get: of several the newest.
-func defaultClass(all []*storagev1.StorageClass) (first *storagev1.StorageClass) {
-	for _, c := range all {
-		if c.Annotations["storageclass.kubernetes.io/is-default-class"] != "true" && c.Annotations["storageclass.beta.kubernetes.io/is-default-class"] != "true" {
-			continue
-		}
-		if first == nil || c.CreationTimestamp.After(first.CreationTimestamp.Time) || c.CreationTimestamp.Equal(&first.CreationTimestamp) && c.Name < first.Name {
-			first = c
-		}
-	}
-	return first
 }
 
 // CSINode are the columns of what drivers nodes have.
