@@ -14,15 +14,19 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/server/options/encryptionconfig/controller"
 	"k8s.io/client-go/kubernetes"
 )
 
 // childEnv names the data folder of a server in a process of its own, which a
-// test can kill; childEtcd an etcd of the user's.
-const childEnv, childEtcd = "APISERVER_TEST_CHILD", "APISERVER_TEST_ETCD"
+// test can kill; childEtcd an etcd of the user's; childFlags its flags, one a
+// line, and that the test is its only client.
+const childEnv, childEtcd, childFlags = "APISERVER_TEST_CHILD", "APISERVER_TEST_ETCD", "APISERVER_TEST_FLAGS"
 
 // child says what it finds, and then each object it made, as soon as the server
 // has acknowledged it, until it is killed or its standard input ends.
@@ -33,20 +37,31 @@ func child(dir string) error {
 	if e := os.Getenv(childEtcd); e != "" {
 		etcd = []string{e}
 	}
-	s, stop, err := start(ctx, dir, etcd...)
+	flags, quiet := os.LookupEnv(childFlags)
+	o := NewOptions()
+	all := pflag.NewFlagSet("", pflag.ContinueOnError)
+	for _, fs := range o.Flags().FlagSets {
+		all.AddFlagSet(fs)
+	}
+	if err := all.Parse(strings.Fields(flags)); err != nil {
+		return err
+	}
+	controller.EncryptionConfigFileChangePollDuration = 100 * time.Millisecond // no test is to wait a minute
+	s, stop, err := start(ctx, dir, o, etcd...)
 	if err != nil {
 		return err
 	}
+	fmt.Println("listens", s.config.Listen[0])
 	client, err := kubernetes.NewForConfig(s.ClientConfig("admin", "system:masters"))
 	if err != nil {
 		return err
 	}
 	maps := client.CoreV1().ConfigMaps("default")
-	all, err := maps.List(ctx, metav1.ListOptions{})
+	before, err := maps.List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}
-	for _, m := range all.Items {
+	for _, m := range before.Items {
 		fmt.Println("found", m.Name)
 	}
 	fmt.Println("ready")
@@ -54,6 +69,10 @@ func child(dir string) error {
 		_, _ = io.Copy(io.Discard, os.Stdin) // an end is an end
 		cancel()
 	}()
+	if quiet {
+		<-ctx.Done()
+		return stop()
+	}
 	for {
 		m, err := maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "w-"}}, metav1.CreateOptions{})
 		if ctx.Err() != nil {

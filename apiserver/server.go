@@ -75,6 +75,8 @@ type Config struct {
 	// Version is the Kubernetes release that is served, as "v1.37.2": what
 	// `kubectl version` shows of this server.
 	Version string
+	// Options may be nil.
+	Options *Options
 	Log     *slog.Logger
 }
 
@@ -114,6 +116,9 @@ type Server struct {
 
 // New opens the store and builds the server; Run serves it.
 func New(ctx context.Context, c Config) (_ *Server, err error) {
+	if c.Options == nil {
+		c.Options = NewOptions()
+	}
 	s := &Server{config: c, ready: make(chan struct{}), failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
@@ -167,6 +172,12 @@ func (s *Server) build() error {
 	}
 	c, err := s.genericConfig()
 	if err != nil {
+		return err
+	}
+	if err := s.config.Options.Audit.ApplyTo(c); err != nil {
+		return err
+	}
+	if err := s.encryption(c); err != nil {
 		return err
 	}
 	eo := s.etcdOptions()

@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 }
 
 // start makes a server on dir and waits until it is ready. stop ends it.
-func start(ctx context.Context, dir string, etcd ...string) (s *Server, stop func() error, err error) {
+func start(ctx context.Context, dir string, o *Options, etcd ...string) (s *Server, stop func() error, err error) {
 	pki, err := auth.EnsurePKI(dir+"/pki", auth.Names{Node: "n1"}, time.Now)
 	if err != nil {
 		return nil, nil, err
@@ -58,7 +58,7 @@ func start(ctx context.Context, dir string, etcd ...string) (s *Server, stop fun
 	ctx, cancel := context.WithCancel(ctx)
 	s, err = New(ctx, Config{
 		DataDir: dir, Listen: []netip.AddrPort{port}, Etcd: EtcdConfig{Endpoints: etcd}, PKI: pki,
-		Services: netip.MustParsePrefix("10.96.0.0/16"), Version: "v1.37.2", Log: slog.New(slog.DiscardHandler),
+		Services: netip.MustParsePrefix("10.96.0.0/16"), Version: "v1.37.2", Options: o, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		cancel()
@@ -84,7 +84,7 @@ func withServer(m *testing.M) (code int, err error) {
 	defer os.RemoveAll(dir)
 	ctx := context.Background()
 	var stop func() error
-	if server, stop, err = start(ctx, dir); err != nil {
+	if server, stop, err = start(ctx, dir, nil); err != nil {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, stop()) }()

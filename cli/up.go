@@ -11,11 +11,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/daemon"
 )
 
 func newUp(t terminal) *cobra.Command {
-	var o daemon.Options
+	o := daemon.Options{API: apiserver.NewOptions()}
 	var verbosity int
 	c := &cobra.Command{
 		Use:   "up",
@@ -47,6 +48,7 @@ finds them untouched. "peapod down" ends them. A second Ctrl-C stops it at once.
 	dataDirFlag(c, &o.DataDir)
 	upFlags(c, &o)
 	c.Flags().IntVarP(&verbosity, "v", "v", 0, "how much to log: 0 warnings, 1 what happens to Pods, 4 everything")
+	groupFlags(c, o.API.Flags())
 	return c
 }
 

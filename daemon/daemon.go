@@ -270,7 +270,7 @@ func (d *node) startAPI(ctx context.Context) error {
 	}
 	var err error
 	d.api, err = apiserver.New(ctx, apiserver.Config{
-		DataDir: d.root, Listen: listen, PKI: d.pki, Services: d.services, Version: KubernetesVersion, Log: d.Log,
+		DataDir: d.root, Listen: listen, PKI: d.pki, Services: d.services, Version: KubernetesVersion, Options: d.API, Log: d.Log,
 		Etcd: apiserver.EtcdConfig{Endpoints: d.Etcd.Endpoints, CAFile: d.Etcd.CAFile, CertFile: d.Etcd.CertFile, KeyFile: d.Etcd.KeyFile},
 	})
 	if err != nil {

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/peapod/peapod/apiserver"
 )
 
 const (
@@ -63,6 +65,8 @@ type Options struct {
 	// LauncherAuto. Empty is LauncherAuto.
 	Launcher string
 	Etcd     EtcdOptions
+	// API is what kube-apiserver's flags choose; nil chooses nothing.
+	API *apiserver.Options
 
 	Log *slog.Logger
 	// Progress is told each step of a start; it may be nil.
@@ -160,6 +164,11 @@ func (o Options) check() (settings, error) {
 	}
 	if err := o.Etcd.check(); err != nil {
 		return s, err
+	}
+	if o.API != nil {
+		if err := o.API.Validate(); err != nil {
+			return s, optionError{err}
+		}
 	}
 	if s.Log == nil {
 		s.Log = slog.Default()

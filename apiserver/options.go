@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"errors"
+
+	"k8s.io/apiserver/pkg/server/options"
+	cliflag "k8s.io/component-base/cli/flag"
+)
+
+// Options are what kube-apiserver's flags of the same names choose: nothing of
+// it starts unless it is asked for.
+type Options struct {
+	// Audit writes who did what, as its policy says.
+	Audit      *options.AuditOptions
+	Encryption EncryptionOptions
+}
+
+// NewOptions are those of a server that nobody asked for anything.
+func NewOptions() *Options {
+	return &Options{Audit: options.NewAuditOptions()}
+}
+
+// Flags are the flags of all options, by concern.
+func (o *Options) Flags() (named cliflag.NamedFlagSets) {
+	o.Audit.AddFlags(named.FlagSet("audit"))
+	o.Encryption.AddFlags(named.FlagSet("encryption at rest"))
+	return named
+}
+
+// Validate finds what cannot work without looking into files.
+func (o *Options) Validate() error {
+	return errors.Join(append(o.Audit.Validate(), o.Encryption.Validate())...)
+}
