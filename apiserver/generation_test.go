@@ -64,6 +64,9 @@ func (r *row) part(t *testing.T, sub string) rest.RESTUpdateStrategy {
 	if r.kind == "Namespace" {
 		return server.finalizeStore(store).(finalizer).updateOnly.(partStore).s.UpdateStrategy
 	}
+	if r.kind == "CertificateSigningRequest" {
+		return server.approvalStore(store).(partStore).s.UpdateStrategy
+	}
 	part := server.podSubresources(server.stores, store)[sub]
 	return part.(fieldsStore).wholePart.(*partStore).s.UpdateStrategy
 }

@@ -43,7 +43,10 @@ type row struct {
 	// notByStatus are fields of the metadata that a writer of /status cannot own.
 	notByStatus []string
 	metaKept    bool // a writer of /status changes no metadata
-	ttl         uint64
+	specKept    bool // nobody changes the spec
+	// resetByStatus is what a writer of /status cannot own of the status.
+	resetByStatus []string
+	ttl           uint64
 	// collection is what becomes of the dependents of a deleted object unless
 	// the request says otherwise.
 	collection rest.GarbageCollectionPolicy
@@ -195,6 +198,7 @@ func collected(p rest.GarbageCollectionPolicy) func(*row) {
 }
 func bornWithStatus(r *row)                { r.bornStatus = true }
 func metadataKept(r *row)                  { r.metaKept = true }
+func specKept(r *row)                      { r.specKept = true }
 func withoutGeneration(r *row)             { r.generation = false }
 func indexedBy(names ...string) func(*row) { return func(r *row) { r.indexed = names } }
 

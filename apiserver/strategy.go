@@ -114,7 +114,11 @@ func (s strategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	if !hasField(s.row.newObject(), "Status") || s.row.noStatus {
 		return nil
 	}
-	return s.row.resets("status")
+	resets := s.row.resets("status")
+	if s.row.specKept {
+		resets[fieldpath.APIVersion(s.row.gv.String())].Insert(fieldpath.MakePathOrDie("spec"))
+	}
+	return resets
 }
 
 func (r *row) resets(half string) map[fieldpath.APIVersion]*fieldpath.Set {
@@ -180,6 +184,9 @@ func (s statusStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set
 	resets := s.row.resets("spec")
 	if s.row.metaKept {
 		resets[fieldpath.APIVersion(s.row.gv.String())].Insert(fieldpath.MakePathOrDie("metadata"))
+	}
+	for _, f := range s.row.resetByStatus {
+		resets[fieldpath.APIVersion(s.row.gv.String())].Insert(fieldpath.MakePathOrDie("status", f))
 	}
 	for _, f := range s.row.notByStatus {
 		resets[fieldpath.APIVersion(s.row.gv.String())].Insert(fieldpath.MakePathOrDie("metadata", f))

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage/names"
@@ -82,6 +83,9 @@ func (r *row) traits(candidates []string) traits {
 	note("", s)
 	if hasField(r.newObject(), "Status") {
 		note("status", statusStrategy{s})
+	}
+	if r.kind == "CertificateSigningRequest" {
+		note("approval", server.approvalStore(server.stores.main[certificatesv1.Resource("certificatesigningrequests")]).(rest.ResetFieldsStrategy))
 	}
 	if r.kind == "Namespace" {
 		note("finalize", server.finalizeStore(server.stores.main[schema.GroupResource{Resource: "namespaces"}]).(rest.ResetFieldsStrategy))

@@ -35,6 +35,8 @@ const (
 	certLifetime = 365 * 24 * time.Hour
 	// renewBefore is how much of a certificate's life must be left at start.
 	renewBefore = certLifetime / 3
+	// backdate is how far clocks of machines may differ.
+	backdate = 5 * time.Minute
 )
 
 // Names are what the serving certificates are made for.
@@ -233,18 +235,27 @@ func (p *PKI) fits(c *x509.Certificate, r request, key *ecdsa.PrivateKey) bool {
 }
 
 func (p *PKI) sign(t *x509.Certificate, public crypto.PublicKey, parent *x509.Certificate, file string) error {
+	// Some slack for clocks that differ between machines.
+	t.NotBefore = p.now().Add(-backdate)
+	cert, err := p.certify(t, public, parent)
+	if err != nil {
+		return err
+	}
+	return linux.WriteFile(p.path(file), cert, 0o600)
+}
+
+// certify makes the certificate itself, in PEM, under a serial number of its own.
+func (p *PKI) certify(t *x509.Certificate, public crypto.PublicKey, parent *x509.Certificate) ([]byte, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	t.SerialNumber = serial
-	// Some slack for clocks that differ between machines.
-	t.NotBefore = p.now().Add(-5 * time.Minute)
 	der, err := x509.CreateCertificate(rand.Reader, t, parent, public, p.key)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return linux.WriteFile(p.path(file), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
 }
 
 func readCertificate(path string) (*x509.Certificate, []byte, error) {

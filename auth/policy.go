@@ -148,6 +148,10 @@ func ClusterRoles() []rbacv1.ClusterRole {
 			on("networking.k8s.io", []string{"list", "watch"}, "servicecidrs"),
 			on("discovery.k8s.io", []string{"list", "watch"}, "endpointslices")),
 		clusterRole("system:node", nodeRules()...),
+		clusterRole("system:node-bootstrapper", on("certificates.k8s.io", []string{"create", "get", "list", "watch"}, "certificatesigningrequests")),
+		clusterRole("system:certificates.k8s.io:certificatesigningrequests:nodeclient", on("certificates.k8s.io", []string{"create"}, "certificatesigningrequests/nodeclient")),
+		clusterRole("system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", on("certificates.k8s.io", []string{"create"}, "certificatesigningrequests/selfnodeclient")),
+		approver("legacy-unknown"), approver("kubelet-serving"), approver("kube-apiserver-client"), approver("kube-apiserver-client-kubelet"),
 		clusterRole("system:cluster-trust-bundle-discovery", on("certificates.k8s.io", readVerbs, "clustertrustbundles")),
 		clusterRole("system:kube-scheduler", schedulerRules()...),
 		clusterRole("system:kube-controller-manager",
@@ -164,6 +168,11 @@ func ClusterRoles() []rbacv1.ClusterRole {
 			on("", []string{"create"}, "serviceaccounts/token")),
 	}
 	return append(roles, userFacing()...)
+}
+
+// approver is who may answer requests to one of Kubernetes' own signers.
+func approver(signer string) rbacv1.ClusterRole {
+	return clusterRole("system:certificates.k8s.io:"+signer+"-approver", named(on("certificates.k8s.io", []string{"approve"}, "signers"), "kubernetes.io/"+signer))
 }
 
 // named narrows a rule to one object.

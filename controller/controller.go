@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/peapod/peapod/controller/certificates"
 	"github.com/peapod/peapod/volume"
 )
 
@@ -30,6 +31,8 @@ import (
 type Config struct {
 	// RootCA is published to every namespace.
 	RootCA []byte
+	// Issue signs approved requests with its key.
+	Issue certificates.Issue
 	// Client is for what the cache is not made for, such as subresources.
 	Client kubernetes.Interface
 	// NodeName is the node whose folders can be volumes; nil are none.
@@ -66,7 +69,7 @@ func Add(m manager.Manager, c Config) error {
 	c.all = newEverything(m, c)
 	for _, add := range []func(manager.Manager, Config) error{
 		addReplicaSet, addReplicationController, addDeployment, addStatefulSet, addDaemonSet, addServiceAccount, addRootCA, addAggregation, addNamespace, addEndpoints, addEndpointSlices, addMirroring, addClusterDNS, addGarbage, addCustomResources, addPodGC, addNodeLifecycle, addTaintEviction,
-		addPolicyStatus, addResourceQuota, addTrustBundle,
+		addPolicyStatus, addResourceQuota, addTrustBundle, addCertificates,
 		addJob, addJobOrphans, addJobTTL, addCronJob, addDisruption,
 		addVolumeBinder, addVolumeProtection, addEphemeralVolumes,
 	} {

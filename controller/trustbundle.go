@@ -20,6 +20,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/peapod/peapod/controller/certificates"
 )
 
 // apiServingSigner is who signs the API server's certificate.
@@ -48,6 +50,10 @@ func addTrustBundle(m manager.Manager, c Config) error {
 	return ctrl.NewControllerManagedBy(m).Named("clustertrustbundle-publisher").
 		Watches(&certificatesv1.ClusterTrustBundle{}, handler.EnqueueRequestsFromMapFunc(one), builder.WithPredicates(signers)).
 		WatchesRawSource(first).Complete(r)
+}
+
+func addCertificates(m manager.Manager, c Config) error {
+	return certificates.Add(m, c.Client, c.Issue)
 }
 
 // bundleName is the signer's prefix and what the bundle holds.

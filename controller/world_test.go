@@ -32,6 +32,9 @@ import (
 // scheduler: a process has room for one.
 var world client.WithWatch
 
+// worldConfig reaches it as a component of it.
+var worldConfig *rest.Config
+
 // folders are the world's volumes on the node n1.
 var folders volume.Folders
 
@@ -54,7 +57,7 @@ func withWorld(m *testing.M) (code int, err error) {
 	ctrl.SetLogger(logr.Discard())
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	s, ca, err := newServer(ctx, dir)
+	s, pki, err := newServer(ctx, dir)
 	if err != nil {
 		return 1, err
 	}
@@ -65,11 +68,11 @@ func withWorld(m *testing.M) (code int, err error) {
 	case err := <-done:
 		return 1, err
 	}
-	config := s.ClientConfig("system:kube-controller-manager", "system:masters")
+	worldConfig = s.ClientConfig("system:kube-controller-manager", "system:masters")
 	folders = volume.Folders{Root: dir + "/volumes"}
-	manager, err := control(config, ca)
+	manager, err := control(worldConfig, pki)
 	if err == nil {
-		world, err = client.NewWithWatch(config, client.Options{Scheme: clientscheme.Scheme})
+		world, err = client.NewWithWatch(worldConfig, client.Options{Scheme: clientscheme.Scheme})
 	}
 	if err != nil {
 		return 1, err
@@ -83,8 +86,8 @@ func withWorld(m *testing.M) (code int, err error) {
 	return code, errors.Join(err, <-done)
 }
 
-func newServer(ctx context.Context, dir string) (s *apiserver.Server, ca []byte, err error) {
-	pki, err := auth.EnsurePKI(dir+"/pki", auth.Names{Node: "n1"}, time.Now)
+func newServer(ctx context.Context, dir string) (s *apiserver.Server, pki *auth.PKI, err error) {
+	pki, err = auth.EnsurePKI(dir+"/pki", auth.Names{Node: "n1"}, time.Now)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -98,10 +101,10 @@ func newServer(ctx context.Context, dir string) (s *apiserver.Server, ca []byte,
 		DataDir: dir, Listen: []netip.AddrPort{port}, PKI: pki,
 		Services: netip.MustParsePrefix("10.96.0.0/16"), Version: "v1.37.2", Log: slog.New(slog.DiscardHandler),
 	})
-	return s, pki.CAPEM, err
+	return s, pki, err
 }
 
-func control(config *rest.Config, ca []byte) (run func(context.Context) error, err error) {
+func control(config *rest.Config, pki *auth.PKI) (run func(context.Context) error, err error) {
 	m, err := NewManager(config, logr.Discard())
 	if err != nil {
 		return nil, err
@@ -110,7 +113,7 @@ func control(config *rest.Config, ca []byte) (run func(context.Context) error, e
 	if err != nil {
 		return nil, err
 	}
-	return m.Start, Add(m, Config{RootCA: ca, Client: c, DNS: netip.MustParseAddr("10.96.0.10"), NodeName: "n1", Folders: &folders})
+	return m.Start, Add(m, Config{RootCA: pki.CAPEM, Issue: pki.Issue, Client: c, DNS: netip.MustParseAddr("10.96.0.10"), NodeName: "n1", Folders: &folders})
 }
 
 // space makes a namespace that goes with the test.

@@ -73,7 +73,7 @@ func (d *node) startControllers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	config := controller.Config{RootCA: d.pki.CAPEM, Client: own, NodeName: d.NodeName, Folders: &volume.Folders{Root: d.path("volumes")}}
+	config := controller.Config{RootCA: d.pki.CAPEM, Issue: d.pki.Issue, Client: own, NodeName: d.NodeName, Folders: &volume.Folders{Root: d.path("volumes")}}
 	if d.network != nil {
 		config.DNS = dns.Address(d.services)
 	}

@@ -3,8 +3,10 @@
 package admission
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -13,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/peapod/peapod/api/certificate"
 )
 
 // forSigner says whether a user may do something in the name of a signer, or of
@@ -46,6 +50,89 @@ func (t attest) Validate(ctx context.Context, a admission.Attributes, _ admissio
 		return admission.NewForbidden(a, fmt.Errorf("user not permitted to attest for signerName %q", b.Spec.SignerName))
 	}
 	return nil
+}
+
+// approve lets only those answer a request who may approve for its signer
+// (CertificateApproval).
+type approve struct {
+	*admission.Handler
+	Objects
+}
+
+// Validate looks at the old object: the signer cannot change.
+func (t approve) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if a.GetResource().GroupResource() != signingRequests || a.GetSubresource() != "approval" {
+		return nil
+	}
+	c, ok := a.GetOldObject().(*certificatesv1.CertificateSigningRequest)
+	if !ok {
+		return noRequest(a, a.GetOldObject())
+	}
+	if !t.forSigner(ctx, a.GetUserInfo(), "approve", c.Spec.SignerName) {
+		return admission.NewForbidden(a, fmt.Errorf("user not permitted to approve requests with signerName %q", c.Spec.SignerName))
+	}
+	return nil
+}
+
+// sign lets only those write a certificate, or that there is none, who may sign
+// for the signer (CertificateSigning).
+type sign struct {
+	*admission.Handler
+	Objects
+}
+
+// Validate looks at the old object: the signer cannot change.
+func (t sign) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if a.GetResource().GroupResource() != signingRequests || a.GetSubresource() != "status" {
+		return nil
+	}
+	old, ok := a.GetOldObject().(*certificatesv1.CertificateSigningRequest)
+	if !ok {
+		return noRequest(a, a.GetOldObject())
+	}
+	c, ok := a.GetObject().(*certificatesv1.CertificateSigningRequest)
+	if !ok {
+		return noRequest(a, a.GetObject())
+	}
+	if bytes.Equal(old.Status.Certificate, c.Status.Certificate) && equality.Semantic.DeepEqual(old.Status.Conditions, c.Status.Conditions) {
+		return nil
+	}
+	if !t.forSigner(ctx, a.GetUserInfo(), "sign", old.Spec.SignerName) {
+		return admission.NewForbidden(a, fmt.Errorf("user not permitted to sign requests with signerName %q", old.Spec.SignerName))
+	}
+	return nil
+}
+
+// restrictSubject refuses requests to become system:masters, whom nothing is
+// refused (CertificateSubjectRestriction).
+type restrictSubject struct{ *admission.Handler }
+
+// Validate reads the request as the signer will.
+func (restrictSubject) Validate(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if a.GetResource().GroupResource() != signingRequests || a.GetSubresource() != "" {
+		return nil
+	}
+	c, ok := a.GetObject().(*certificatesv1.CertificateSigningRequest)
+	if !ok {
+		return noRequest(a, a.GetObject())
+	}
+	if c.Spec.SignerName != certificatesv1.KubeAPIServerClientSignerName {
+		return nil
+	}
+	r, err := certificate.Parse(c.Spec.Request)
+	if err != nil {
+		return admission.NewForbidden(a, fmt.Errorf("failed to parse CSR: %w", err))
+	}
+	if slices.Contains(r.Subject.Organization, user.SystemPrivilegedGroup) {
+		return admission.NewForbidden(a, fmt.Errorf("use of %s signer with system:masters group is not allowed", c.Spec.SignerName))
+	}
+	return nil
+}
+
+var signingRequests = certificatesv1.Resource("certificatesigningrequests")
+
+func noRequest(a admission.Attributes, o runtime.Object) error {
+	return admission.NewForbidden(a, fmt.Errorf("expected type CertificateSigningRequest, got: %T", o))
 }
 
 // OnlyCollected says whether a change touches only what the garbage collector

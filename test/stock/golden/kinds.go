@@ -31,6 +31,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/apps/statefulset"
 	"k8s.io/kubernetes/pkg/registry/batch/cronjob"
 	"k8s.io/kubernetes/pkg/registry/batch/job"
+	signingrequest "k8s.io/kubernetes/pkg/registry/certificates/certificates"
 	"k8s.io/kubernetes/pkg/registry/certificates/clustertrustbundle"
 	"k8s.io/kubernetes/pkg/registry/coordination/lease"
 	"k8s.io/kubernetes/pkg/registry/core/configmap"
@@ -139,6 +140,7 @@ func upstream() (map[string]kind, error) {
 	add(admission, "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies", mutatingadmissionpolicy.NewStrategy(nil, nil), nil)
 	add(admission, "v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", mutatingadmissionpolicybinding.NewStrategy(nil, nil, nobody{}), nil)
 	const certificates = "certificates.k8s.io"
+	add(certificates, "v1", "CertificateSigningRequest", "certificatesigningrequests", signingrequest.Strategy, parts{"status": signingrequest.StatusStrategy, "approval": signingrequest.ApprovalStrategy})
 	add(certificates, "v1", "ClusterTrustBundle", "clustertrustbundles", clustertrustbundle.Strategy, nil)
 	services := out["Service"]
 	var err error
