@@ -31,7 +31,7 @@ test: deps build ## every test, unattended (as root)
 critest: deps build ## Kubernetes' conformance suite for container runtimes (as root); ARGS="-focus REGEXP" runs a part
 	@./scripts/critest $(ARGS)
 
-bench: deps build ## pod life-cycle figures of this machine (as root); ARGS="-profile DIR" keeps profiles
+bench: deps build ## figures of this machine beside stock Kubernetes, and docs/benchmarks.md (as root); ARGS="-alone -profile DIR" is ours alone
 	@./scripts/bench $(ARGS)
 
 conformance: deps build ## upstream's conformance tests, and docs/conformance.md (as root); FOCUS=, AGAIN=, WORKERS=

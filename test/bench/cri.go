@@ -5,38 +5,38 @@ package main
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/cri"
+	"github.com/peapod/peapod/test/bench/result"
 )
 
-// measureCRI is the CRI part of P1, and P11: the runtime over its socket, with
-// no agent and no API in between.
-func measureCRI(ctx context.Context, o options, n *node, r *report) error {
-	c, conn, err := cri.Dial("unix://" + filepath.Join(n.dir, "run", "cri.sock"))
+// overCRI is the CRI part of P1, and P11: the runtime over its socket, with no
+// agent and no API in between.
+func (v *visit) overCRI(ctx context.Context) error {
+	c, conn, err := cri.Dial(v.CRI)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	for i := range o.pods {
-		if err := criPod(ctx, c.Runtime, o.image, i, r); err != nil {
+	for i := range v.pods {
+		if err := v.overCRIOnce(ctx, c.Runtime, i); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func criPod(ctx context.Context, rt runtimeapi.RuntimeServiceClient, image string, i int, r *report) error {
+func (v *visit) overCRIOnce(ctx context.Context, rt runtimeapi.RuntimeServiceClient, i int) error {
 	sandbox := &runtimeapi.PodSandboxConfig{
 		Metadata: &runtimeapi.PodSandboxMetadata{Name: "cri-" + strconv.Itoa(i), Namespace: "bench", Uid: "cri-" + strconv.Itoa(i)},
-		Hostname: "cri", Linux: &runtimeapi.LinuxPodSandboxConfig{},
+		Hostname: "cri", Linux: &runtimeapi.LinuxPodSandboxConfig{CgroupParent: v.CgroupParent},
 	}
 	container := &runtimeapi.ContainerConfig{
-		Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: image},
+		Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: v.image},
 		Command: []string{"sleep", "3600"},
 		Linux:   &runtimeapi.LinuxContainerConfig{Resources: &runtimeapi.LinuxContainerResources{CpuShares: 100}},
 	}
@@ -44,7 +44,7 @@ func criPod(ctx context.Context, rt runtimeapi.RuntimeServiceClient, image strin
 	last := begin
 	step := func(what string) {
 		now := time.Now()
-		r.add("P1", what, now.Sub(last))
+		v.time("P1", what, now.Sub(last))
 		last = now
 	}
 	s, err := rt.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: sandbox})
@@ -62,12 +62,12 @@ func criPod(ctx context.Context, rt runtimeapi.RuntimeServiceClient, image strin
 		return fmt.Errorf("StartContainer: %w", err)
 	}
 	step("StartContainer")
-	r.add("P1", "sandbox + create + start", last.Sub(begin))
+	v.time("P1", result.StartOverCRI, last.Sub(begin))
 	begin = time.Now()
 	if _, err := rt.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: made.ContainerId, Cmd: []string{"true"}, Timeout: 10}); err != nil {
 		return fmt.Errorf("ExecSync: %w", err)
 	}
-	r.add("P11", "ExecSync true", time.Since(begin))
+	v.time("P11", result.ExecTrue, time.Since(begin))
 	begin = time.Now()
 	if _, err := rt.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
 		return fmt.Errorf("StopPodSandbox: %w", err)
@@ -75,6 +75,6 @@ func criPod(ctx context.Context, rt runtimeapi.RuntimeServiceClient, image strin
 	if _, err := rt.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id}); err != nil {
 		return fmt.Errorf("RemovePodSandbox: %w", err)
 	}
-	r.add("P1", "stop + remove", time.Since(begin))
+	v.time("P1", "StopPodSandbox + RemovePodSandbox", time.Since(begin))
 	return nil
 }

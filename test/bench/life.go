@@ -4,118 +4,99 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/tools/cache"
-	toolswatch "k8s.io/client-go/tools/watch"
+
+	"github.com/peapod/peapod/cri"
+	"github.com/peapod/peapod/test/bench/cluster"
+	"github.com/peapod/peapod/test/bench/result"
 )
 
-// patience bounds the wait for any one change.
-const patience = time.Minute
-
-// seen is one change of a Pod and the moment the watch brought it.
-type seen struct {
-	at   time.Time
-	pod  *corev1.Pod
-	gone bool
-}
-
-// watcher hands out the changes of all Pods, by name.
-type watcher struct {
-	w watch.Interface
-
-	mu   sync.Mutex // guards the fields below
-	pods map[string][]seen
-	news chan struct{} // closed and replaced at each change
-}
-
-func (n *node) watch(ctx context.Context) (*watcher, error) {
-	list, err := n.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, err
-	}
-	// A watcher that falls behind is closed by the server: go on from there.
-	w, err := toolswatch.NewRetryWatcherWithContext(ctx, list.ResourceVersion, &cache.ListWatch{WatchFuncWithContext: n.client.CoreV1().Pods(namespace).Watch})
-	if err != nil {
-		return nil, err
-	}
-	x := &watcher{w: w, pods: map[string][]seen{}, news: make(chan struct{})}
-	go x.run()
-	return x, nil
-}
-
-func (x *watcher) run() {
-	for e := range x.w.ResultChan() {
-		now := time.Now()
-		p, ok := e.Object.(*corev1.Pod)
-		if !ok {
-			continue
+// measurePods is the part about the life of single Pods.
+func measurePods(ctx context.Context, o options, part *result.Part) error {
+	for round := range o.rounds {
+		err := o.each(ctx, part, round+1, func(v *visit) error {
+			if err := v.firstPod(ctx); err != nil {
+				return err
+			}
+			for _, m := range []struct {
+				name string
+				do   func(context.Context) error
+			}{{"cri", v.overCRI}, {"life", v.lives}, {"exit", v.exits}, {"burst", v.burst}} {
+				if err := v.profiled(ctx, m.name, m.do); err != nil {
+					return fmt.Errorf("%s: %w", m.name, err)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		x.mu.Lock()
-		x.pods[p.Name] = append(x.pods[p.Name], seen{now, p, e.Type == watch.Deleted})
-		close(x.news)
-		x.news = make(chan struct{})
-		x.mu.Unlock()
+		if err := o.withRunc(ctx, part, round+1); err != nil {
+			return fmt.Errorf("peapod with runc: %w", err)
+		}
 	}
+	return nil
 }
 
-func (x *watcher) stop() { x.w.Stop() }
-
-// until returns the moment a Pod was first seen as wanted.
-func (x *watcher) until(ctx context.Context, name string, wanted func(seen) bool) (time.Time, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for {
-		x.mu.Lock()
-		list, news := x.pods[name], x.news
-		x.mu.Unlock()
-		for _, s := range list {
-			if wanted(s) {
-				return s.at, nil
+// withRunc measures Peapod over CRI when it starts containers with runc, as
+// containerd does.
+func (o options) withRunc(ctx context.Context, part *result.Part, round int) error {
+	return cluster.With(o.peapod(ctx, "oci"), func(c *cluster.Cluster) error {
+		rt, conn, err := cri.Dial(c.CRI)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		alone := &visit{o, c, &result.Part{}, round}
+		for i := range o.pods {
+			if err := alone.overCRIOnce(ctx, rt.Runtime, i); err != nil {
+				return err
 			}
 		}
-		select {
-		case <-news:
-		case <-ctx.Done():
-			var last any
-			if len(list) > 0 {
-				last = list[len(list)-1].pod.Status
+		for _, m := range alone.part.Measurements {
+			if m.Name == result.StartOverCRI {
+				m.Name = result.StartOverCRIWithRunc
+				part.Add(m, m.Samples...)
 			}
-			return time.Time{}, fmt.Errorf("pod %s is not as awaited after %v: %+v", name, patience, last)
 		}
-	}
+		return nil
+	})
 }
 
-func scheduled(s seen) bool { return s.pod.Spec.NodeName != "" }
-func running(s seen) bool   { return s.pod.Status.Phase == corev1.PodRunning }
-func deleted(s seen) bool   { return s.gone }
-func ended(s seen) bool {
-	return len(s.pod.Status.ContainerStatuses) == 1 && s.pod.Status.ContainerStatuses[0].State.Terminated != nil
-}
-
-// measureLife is P2 and P4: one Pod at a time, created and deleted.
-func measureLife(ctx context.Context, o options, n *node, r *report) error {
-	w, err := n.watch(ctx)
+// firstPod is P10: the cluster was started in a folder with nothing but the image.
+func (v *visit) firstPod(ctx context.Context) error {
+	w, err := v.watch(ctx)
 	if err != nil {
 		return err
 	}
 	defer w.stop()
-	for i := range o.pods {
-		p := pod("life-"+strconv.Itoa(i), o.image, "sleep 3600")
-		begin := time.Now()
-		if err := n.create(ctx, p); err != nil {
-			return err
-		}
-		created := time.Now()
-		at, err := w.until(ctx, p.Name, running)
+	_, at, err := v.create(ctx, w, v.sleeper("first"), running)
+	if err != nil {
+		return err
+	}
+	v.time("P10", "empty folder to ready for a Pod", v.Ready.Sub(v.Begun))
+	v.time("P10", result.FolderToRunning, at.Sub(v.Begun))
+	_, _, err = v.delete(ctx, w, "first")
+	return err
+}
+
+// lives is P2 and P4: one Pod at a time, created and deleted.
+func (v *visit) lives(ctx context.Context) error {
+	w, err := v.watch(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.stop()
+	for i := range v.pods {
+		p := v.sleeper("life-" + strconv.Itoa(i))
+		begun, at, err := v.create(ctx, w, p, running)
 		if err != nil {
 			return err
 		}
@@ -123,26 +104,20 @@ func measureLife(ctx context.Context, o options, n *node, r *report) error {
 		if err != nil {
 			return err
 		}
-		r.add("P2", "create to answer", created.Sub(begin))
-		r.add("P2", "create to scheduled", placed.Sub(begin))
-		r.add("P2", "create to Running", at.Sub(begin))
-		begin = time.Now()
-		if err := n.delete(ctx, p.Name); err != nil {
+		v.time("P2", "create to scheduled", placed.Sub(begun))
+		v.time("P2", result.CreateToRunning, at.Sub(begun))
+		if begun, at, err = v.delete(ctx, w, p.Name); err != nil {
 			return err
 		}
-		at, err = w.until(ctx, p.Name, deleted)
-		if err != nil {
-			return err
-		}
-		r.add("P4", "delete to gone", at.Sub(begin))
+		v.time("P4", result.DeleteToGone, at.Sub(begun))
 	}
 	return nil
 }
 
-// measureExit is P5: the moment a process wrote before it ended, by the clock
-// of the machine, to its status in a watch.
-func measureExit(ctx context.Context, o options, n *node, r *report) error {
-	w, err := n.watch(ctx)
+// exits is P5: from the moment a process wrote before it ended, by the clock of
+// the machine, to its status in a watch.
+func (v *visit) exits(ctx context.Context) error {
+	w, err := v.watch(ctx)
 	if err != nil {
 		return err
 	}
@@ -152,16 +127,13 @@ func measureExit(ctx context.Context, o options, n *node, r *report) error {
 		return err
 	}
 	defer os.RemoveAll(shared)
-	for i := range o.pods {
-		p := pod("exit-"+strconv.Itoa(i), o.image, "")
+	for i := range v.pods {
+		p := v.pod("exit-"+strconv.Itoa(i), "")
 		// The last thing the process does is to make a file.
 		p.Spec.Containers[0].Command = []string{"sh", "-c", "until [ -e /shared/go-" + p.Name + " ]; do usleep 1000; done; exec touch /shared/" + p.Name}
 		p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "shared", MountPath: "/shared"}}
 		p.Spec.Volumes = []corev1.Volume{{Name: "shared", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: shared}}}}
-		if err := n.create(ctx, p); err != nil {
-			return err
-		}
-		if _, err := w.until(ctx, p.Name, running); err != nil {
+		if _, _, err := v.create(ctx, w, p, running); err != nil {
 			return err
 		}
 		if err := os.WriteFile(filepath.Join(shared, "go-"+p.Name), nil, 0o600); err != nil {
@@ -175,63 +147,68 @@ func measureExit(ctx context.Context, o options, n *node, r *report) error {
 		if err != nil {
 			return err
 		}
-		r.add("P5", "container exit to status", at.Sub(last.ModTime()))
-		if err := n.delete(ctx, p.Name); err != nil {
-			return err
-		}
-		if _, err := w.until(ctx, p.Name, deleted); err != nil {
+		v.time("P5", result.ExitToStatus, at.Sub(last.ModTime()))
+		if _, _, err := v.delete(ctx, w, p.Name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// measureBurst creates many Pods at once, and deletes them at once (P3).
-func measureBurst(ctx context.Context, o options, n *node, r *report) error {
-	w, err := n.watch(ctx)
+// burst is P3: many Pods created at once, and deleted at once.
+func (v *visit) burst(ctx context.Context) error {
+	w, err := v.watch(ctx)
 	if err != nil {
 		return err
 	}
 	defer w.stop()
-	const many = 50
+	const many = 100
 	name := func(i int) string { return "burst-" + strconv.Itoa(i) }
-	all := func(do func(i int) error) error {
-		errs := make(chan error, many)
-		for i := range many {
-			go func() { errs <- do(i) }()
-		}
-		var first error
-		for range many {
-			if err := <-errs; err != nil && first == nil {
-				first = err
-			}
-		}
-		return first
-	}
-	begin := time.Now()
-	err = all(func(i int) error {
-		if err := n.create(ctx, pod(name(i), o.image, "sleep 3600")); err != nil {
-			return err
-		}
-		_, err := w.until(ctx, name(i), running)
+	begun := time.Now()
+	err = together(many, func(i int) error {
+		_, _, err := v.create(ctx, w, v.sleeper(name(i)), ready)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	r.say("P3", "50 Pods at once, Running", perSecond(many, time.Since(begin)))
-	begin = time.Now()
-	err = all(func(i int) error {
-		if err := n.delete(ctx, name(i)); err != nil {
-			return err
-		}
-		_, err := w.until(ctx, name(i), deleted)
+	v.add("P3", result.ManyToReady, "Pods/s", many/time.Since(begun).Seconds())
+	begun = time.Now()
+	err = together(many, func(i int) error {
+		_, _, err := v.delete(ctx, w, name(i))
 		return err
 	})
-	r.say("P3", "50 Pods at once, gone", perSecond(many, time.Since(begin)))
+	v.add("P3", "100 Pods deleted at once, until all are gone", "Pods/s", many/time.Since(begun).Seconds())
 	return err
 }
 
-func perSecond(n int, d time.Duration) string {
-	return fmt.Sprintf("%.0f pods/s", float64(n)/d.Seconds())
+// together calls do for 0 to n-1 at once and returns what went wrong.
+func together(n int, do func(i int) error) error {
+	errs := make(chan error, n)
+	for i := range n {
+		go func() { errs <- do(i) }()
+	}
+	var err error
+	for range n {
+		err = errors.Join(err, <-errs)
+	}
+	return err
+}
+
+// profiled runs do and, where that is wanted, takes a CPU profile of Peapod
+// meanwhile.
+func (v *visit) profiled(ctx context.Context, name string, do func(context.Context) error) error {
+	if v.profile == "" || v.Subject != result.Peapod {
+		return do(ctx)
+	}
+	const most = 30 * time.Second
+	done := make(chan error, 1)
+	go func() {
+		b, err := v.Client.CoreV1().RESTClient().Get().AbsPath("/debug/pprof/profile").Param("seconds", strconv.Itoa(int(most.Seconds()))).Timeout(2 * most).DoRaw(ctx)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(v.profile, name+".pprof"), b, 0o644)
+		}
+		done <- err
+	}()
+	return errors.Join(do(ctx), <-done)
 }

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bench measures what a user waits for on one node: an empty folder to
-// the first Pod (P10), create to Running and delete to gone seen by a watch
-// (P2, P4), the end of a process to its status (P5), and the runtime alone over
-// its CRI socket (P1). It starts bin/peapod on folders of its own and removes
-// everything it made.
+// Command bench measures what a user waits for on one node, for Peapod and for a
+// stock Kubernetes with containerd, with the same client. Its parts:
 //
-// Absolute figures are of this machine and this moment; compare ratios of one
-// run. With -profile it also says where the CPU time of the program went.
+//	pods    an empty folder to the first Pod (P10), create to Running and delete to
+//	        gone seen by a watch (P2, P4), the end of a process to its status (P5),
+//	        many Pods at once (P3), and the runtime alone over its CRI socket (P1, P11)
+//	growth  starts among more and more Pods, and what each of them costs (P9)
+//	idle    memory, CPU and writes of a cluster that nobody uses (P8)
+//
+// The clusters are up in turn, never together. Each start has a folder of its
+// own, and everything is removed again. With -profile it also says where the CPU
+// time of Peapod went.
 package main
 
 import (
@@ -18,26 +22,44 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
+	"time"
+
+	"github.com/peapod/peapod/test/bench/cluster"
+	"github.com/peapod/peapod/test/bench/result"
 )
 
 // options are the command line.
 type options struct {
-	bin, image, tar string
-	pods, starts    int
-	profile         string
-	launcher        string
+	bin, stock            string
+	image, archive, pause string
+	parts                 string
+	alone, long           bool
+	rounds, pods          int
+	idle                  time.Duration
+	results, document     string
+	profile, launcher     string
 }
 
 func main() {
 	var o options
-	flag.StringVar(&o.bin, "bin", "bin", "folder with peapod and peapod-keeper")
-	flag.StringVar(&o.tar, "archive", "", "image archive to import (scripts/examples-image makes it)")
+	flag.StringVar(&o.bin, "bin", "bin", "folder with peapod, peapod-keeper and peapod-launcher")
+	flag.StringVar(&o.stock, "stock", "bin/stock-cluster", "folder that scripts/stock-cluster fills")
+	flag.StringVar(&o.archive, "archive", "", "image archive to import (scripts/examples-image makes it)")
 	flag.StringVar(&o.image, "image", "peapod.dev/examples:1", "name of the image in the archive")
-	flag.IntVar(&o.pods, "pods", 60, "Pods of each one-at-a-time measurement")
-	flag.IntVar(&o.starts, "starts", 5, "starts from an empty folder")
-	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of the program to this folder")
-	flag.StringVar(&o.launcher, "launcher", "auto", "who starts containers, as of peapod up")
+	flag.StringVar(&o.pause, "pause", "", "archive of the pause image of a stock cluster")
+	flag.StringVar(&o.parts, "parts", "pods,growth,idle", "what to measure")
+	flag.BoolVar(&o.alone, "alone", false, "measure only Peapod, and only print")
+	flag.BoolVar(&o.long, "long", false, "grow to 1,000 Pods, which takes a stock cluster many minutes")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds of the part pods")
+	flag.IntVar(&o.pods, "pods", 20, "Pods of each one-at-a-time measurement")
+	flag.DurationVar(&o.idle, "idle", 2*time.Minute, "how long the part idle looks")
+	flag.StringVar(&o.results, "results", "bin/bench", "folder for results")
+	flag.StringVar(&o.document, "document", "docs/benchmarks.md", "document to write of all results")
+	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of Peapod to this folder")
+	flag.StringVar(&o.launcher, "launcher", "", "who starts Peapod's containers, as of peapod up")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -48,10 +70,10 @@ func main() {
 }
 
 func run(ctx context.Context, o options) (err error) {
-	if o.tar == "" {
+	if o.archive == "" {
 		return errors.New("-archive is missing")
 	}
-	for _, f := range []*string{&o.bin, &o.tar} {
+	for _, f := range []*string{&o.bin, &o.stock, &o.archive, &o.pause} {
 		if *f, err = filepath.Abs(*f); err != nil {
 			return err
 		}
@@ -61,64 +83,89 @@ func run(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
-	var r report
-	fmt.Fprintf(os.Stderr, "bench: %d starts from an empty folder\n", o.starts)
-	if err := firstPods(ctx, o, &r); err != nil {
+	known := map[string]func(context.Context, options, *result.Part) error{"pods": measurePods, "growth": measureGrowth, "idle": measureIdle}
+	versions, err := cluster.Versions(o.bin, o.stock, !o.alone)
+	if err != nil {
 		return err
 	}
-	if err := lives(ctx, o, &r); err != nil {
-		return err
-	}
-	r.print(os.Stdout)
-	return nil
-}
-
-// firstPods measures P10: every start has a folder with nothing but the image.
-func firstPods(ctx context.Context, o options, r *report) error {
-	for range o.starts {
-		err := withNode(ctx, o, func(n *node) error {
-			p := pod("first", o.image, "sleep 3600")
-			w, err := n.watch(ctx)
-			if err != nil {
-				return err
-			}
-			defer w.stop()
-			if err := n.create(ctx, p); err != nil {
-				return err
-			}
-			at, err := w.until(ctx, p.Name, running)
-			if err != nil {
-				return err
-			}
-			r.add("P10", "empty folder to node Ready", n.ready.Sub(n.begun))
-			r.add("P10", "empty folder to first Pod Running", at.Sub(n.begun))
-			return n.delete(ctx, p.Name)
-		})
-		if err != nil {
+	for _, name := range strings.Split(o.parts, ",") {
+		measure := known[name]
+		if measure == nil {
+			return fmt.Errorf("there is no part %q", name)
+		}
+		part := result.Begin(name, versions)
+		if err := measure(ctx, o, part); err != nil {
+			return fmt.Errorf("cannot measure %s: %w", name, err)
+		}
+		part.Print(os.Stdout)
+		if o.alone {
+			continue
+		}
+		if err := part.Save(o.results); err != nil {
 			return err
 		}
 	}
+	if o.alone {
+		return nil
+	}
+	return result.Write(o.results, o.document)
+}
+
+// subject is how one of the two is started.
+type subject struct {
+	name string
+	up   func() (*cluster.Cluster, error)
+}
+
+func (o options) peapod(ctx context.Context, launcher string) func() (*cluster.Cluster, error) {
+	return func() (*cluster.Cluster, error) {
+		return cluster.Peapod(ctx, cluster.PeapodOptions{Bin: o.bin, Archive: o.archive, Launcher: launcher})
+	}
+}
+
+// subjects lists who is measured in a round: each begins every other.
+func (o options) subjects(ctx context.Context, round int) []subject {
+	both := []subject{{result.Peapod, o.peapod(ctx, o.launcher)}}
+	if !o.alone {
+		both = append(both, subject{result.Stock, func() (*cluster.Cluster, error) {
+			return cluster.Stock(ctx, cluster.StockOptions{Bin: o.stock, Archives: []string{o.archive, o.pause}})
+		}})
+	}
+	if round%2 == 0 {
+		slices.Reverse(both)
+	}
+	return both
+}
+
+// visit is a cluster that is up in a round.
+type visit struct {
+	options
+	*cluster.Cluster
+	part  *result.Part
+	round int
+}
+
+// each runs do on each subject in turn.
+func (o options) each(ctx context.Context, part *result.Part, round int, do func(*visit) error) error {
+	for _, s := range o.subjects(ctx, round) {
+		fmt.Fprintf(os.Stderr, "bench: %s, round %d, %s\n", part.Name, round, s.name)
+		err := cluster.With(s.up, func(c *cluster.Cluster) error { return do(&visit{o, c, part, round}) })
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
 	return nil
 }
 
-// lives measures everything that needs a node that is up.
-func lives(ctx context.Context, o options, r *report) error {
-	return withNode(ctx, o, func(n *node) error {
-		for _, m := range []struct {
-			name string
-			do   func(context.Context, options, *node, *report) error
-		}{
-			{"life", measureLife}, {"exit", measureExit}, {"burst", measureBurst}, {"cri", measureCRI},
-		} {
-			fmt.Fprintf(os.Stderr, "bench: %s\n", m.name)
-			stop, err := n.profile(ctx, o.profile, m.name)
-			if err != nil {
-				return err
-			}
-			if err := errors.Join(m.do(ctx, o, n, r), stop()); err != nil {
-				return fmt.Errorf("%s: %w", m.name, err)
-			}
-		}
-		return n.memory(r)
-	})
+func (v *visit) measurement(goal, name, unit string) result.Measurement {
+	return result.Measurement{Goal: goal, Name: name, Subject: v.Subject, Unit: unit, Round: v.round}
+}
+
+// time adds one sample of a duration.
+func (v *visit) time(goal, name string, d time.Duration) {
+	v.part.AddTime(v.measurement(goal, name, "ms"), d)
+}
+
+func (v *visit) add(goal, name, unit string, samples ...float64) {
+	v.part.Add(v.measurement(goal, name, unit), samples...)
 }

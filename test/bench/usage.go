@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/peapod/peapod/test/bench/cluster"
+	"github.com/peapod/peapod/test/bench/result"
+)
+
+// measureIdle is P8: a cluster without Pods that nobody uses.
+func measureIdle(ctx context.Context, o options, part *result.Part) error {
+	return o.each(ctx, part, 1, func(v *visit) error { return v.rest(ctx) })
+}
+
+// settling is how long a cluster has after its start before it counts as idle.
+const settling = 30 * time.Second
+
+func (v *visit) rest(ctx context.Context) error {
+	if err := pause(ctx, settling); err != nil {
+		return err
+	}
+	leases, err := v.Client.CoordinationV1().Leases("").Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	// The watch begins with what is there: that is none of the renewals.
+	there, err := v.Client.CoordinationV1().Leases("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		leases.Stop()
+		return err
+	}
+	var renewed atomic.Int64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range leases.ResultChan() {
+			renewed.Add(1)
+		}
+	}()
+	first, err := v.usage(ctx)
+	if err == nil {
+		err = pause(ctx, v.idle)
+	}
+	var last usage
+	if err == nil {
+		last, err = v.usage(ctx)
+	}
+	leases.Stop()
+	<-done
+	if err != nil {
+		return err
+	}
+	for name, p := range last.programs {
+		v.add("P8", "resident memory of "+name, "MB", p.RSS/1e6)
+	}
+	v.add("P8", result.IdleMemory, "MB", last.total().RSS/1e6)
+	v.add("P8", result.IdleCPU, "%", 100*(last.total().CPU-first.total().CPU).Seconds()/v.idle.Seconds())
+	v.add("P8", "written to disk per minute, idle", "kB", (last.total().Written-first.total().Written)/1e3/v.idle.Minutes())
+	v.add("P8", result.IdleWrites, "writes", float64(last.revision-first.revision)-float64(int(renewed.Load())-len(there.Items)))
+	return nil
+}
+
+// usage is what a cluster has used up to a moment.
+type usage struct {
+	programs map[string]cluster.Usage
+	revision int // of the API's storage: the number of writes
+}
+
+func (u usage) total() cluster.Usage {
+	var sum cluster.Usage
+	for _, p := range u.programs {
+		sum.Add(p)
+	}
+	return sum
+}
+
+func (v *visit) usage(ctx context.Context) (u usage, err error) {
+	processes, err := v.Processes()
+	if err != nil {
+		return u, err
+	}
+	if u.programs, err = processes.Usage(); err != nil {
+		return u, err
+	}
+	list, err := v.Client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return u, err
+	}
+	u.revision, err = strconv.Atoi(list.ResourceVersion)
+	return u, err
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// measureGrowth is P9.
+func measureGrowth(ctx context.Context, o options, part *result.Part) error {
+	return o.each(ctx, part, 1, func(v *visit) error { return v.grow(ctx) })
+}
+
+// sizes are the numbers of Pods among which starts are measured.
+func (v *visit) sizes() []int {
+	switch {
+	case v.long:
+		return []int{10, 100, 500, 1000}
+	case v.Subject == result.Stock:
+		return []int{10, 100}
+	}
+	return []int{10, 100, 500}
+}
+
+func (v *visit) grow(ctx context.Context) error {
+	w, err := v.watch(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.stop()
+	empty, err := v.usage(ctx)
+	if err != nil {
+		return err
+	}
+	there := 0
+	for _, size := range v.sizes() {
+		// The one that is measured is the last of them.
+		more := size - 1 - there
+		if err := v.fill(ctx, w, there, more); err != nil {
+			return err
+		}
+		there += more
+		at := func(name, unit string) result.Measurement {
+			m := v.measurement("P9", name, unit)
+			m.At = size
+			return m
+		}
+		for i := range v.pods {
+			name := fmt.Sprintf("among-%d-%d", size, i)
+			begun, running, err := v.create(ctx, w, v.sleeper(name), running)
+			if err != nil {
+				return err
+			}
+			v.part.AddTime(at(result.StartAmong, ""), running.Sub(begun))
+			if _, _, err := v.delete(ctx, w, name); err != nil {
+				return err
+			}
+		}
+		full, err := v.usage(ctx)
+		if err != nil {
+			return err
+		}
+		v.part.Add(at("resident memory of all programs", "MB"), full.total().RSS/1e6)
+		v.part.Add(at(result.OverheadPerPod, "MB"), v.overhead(empty, full)/1e6/float64(there))
+	}
+	return nil
+}
+
+// overhead is what the Pods cost beside their own processes. For a stock cluster
+// that is what shims and pauses hold, and nothing of what kubelet and the others
+// have grown by; for Peapod, which has neither, all that it has grown by.
+func (v *visit) overhead(empty, full usage) float64 {
+	if v.Subject == result.Stock {
+		return full.programs[cluster.Shim].PSS + full.programs[cluster.Pause].PSS
+	}
+	return full.total().PSS - empty.total().PSS
+}
+
+// fill adds Pods, a few at a time: how fast is another measure.
+func (v *visit) fill(ctx context.Context, w *watcher, from, n int) error {
+	const lanes = 8
+	return together(lanes, func(lane int) error {
+		for i := lane; i < n; i += lanes {
+			if _, _, err := v.create(ctx, w, v.sleeper("fill-"+strconv.Itoa(from+i)), running); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
