@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 KUBERNETES := -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
 LDFLAGS := -s -w -X github.com/peapod/peapod/daemon.Version=$(VERSION) $(KUBERNETES)
 
-.PHONY: help build demo test e2e critest bench conformance lint generate deps clean
+.PHONY: help build demo test e2e critest bench soak conformance lint generate deps clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -33,6 +33,9 @@ critest: deps build ## Kubernetes' conformance suite for container runtimes (as 
 
 bench: deps build ## figures of this machine beside stock Kubernetes, and docs/benchmarks.md (as root); ARGS="-alone -profile DIR" is ours alone
 	@./scripts/bench $(ARGS)
+
+soak: deps build ## random work with faults for an hour, and what it did not keep (as root); DURATION=, SEED=
+	@./scripts/soak $(ARGS)
 
 conformance: deps build ## upstream's conformance tests, and docs/conformance.md (as root); FOCUS=, AGAIN=, WORKERS=
 	@./scripts/conformance

@@ -22,6 +22,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
+
+	"github.com/peapod/peapod/test/machine"
 )
 
 var secondNode sync.Mutex
@@ -226,7 +228,7 @@ func (x *chaos) end(name, uid string) {
 		return err
 	})
 	if grace > 0 && uid != "" {
-		for _, s := range processes(x.dir) {
+		for _, s := range machine.Processes(x.dir) {
 			if strings.Contains(s, uid) {
 				x.t.Errorf("%s is gone from the API and lives: %s", name, s)
 			}
@@ -290,7 +292,7 @@ func (x *chaos) settled(before []string) (now []string) {
 	x.t.Helper()
 	want := strings.Join(before, "\n")
 	for end := time.Now().Add(patience); time.Now().Before(end); x.pause(100 * time.Millisecond) {
-		now = belongings(x.dir, "")
+		now = machine.Belongings(x.dir, "")
 		text := strings.Join(now, "\n")
 		if text == want || before == nil && !strings.Contains(text, "/pod") && !strings.Contains(text, "link ") && !strings.Contains(text, "record /runtime/sandboxes") {
 			return now

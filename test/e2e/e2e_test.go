@@ -23,6 +23,7 @@ import (
 	ispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -30,6 +31,7 @@ import (
 	toolswatch "k8s.io/client-go/tools/watch"
 
 	"github.com/peapod/peapod/test/imagefile"
+	"github.com/peapod/peapod/test/machine"
 )
 
 // patience is how long a test waits for anything before it says what it saw.
@@ -212,7 +214,7 @@ func (c *cluster) down() error {
 	if out, err := c.peapod("down", "--data-dir", c.dir, "--purge", "--grace=1s"); err != nil {
 		return fmt.Errorf("peapod down: %w\n%s", err, out)
 	}
-	if left := belongings(c.dir, ""); len(left) > 0 {
+	if left := machine.Belongings(c.dir, ""); len(left) > 0 {
 		return fmt.Errorf("peapod down --purge left:\n%s", strings.Join(left, "\n"))
 	}
 	if _, err := os.Lstat(c.dir); !errors.Is(err, fs.ErrNotExist) {
@@ -361,4 +363,10 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		<-pause.C
 	}
 	t.Fatalf("%s: not within %v", what, patience)
+}
+
+// leftovers is what the machine holds of a Pod.
+func leftovers(t *testing.T, uid types.UID) []string {
+	t.Helper()
+	return machine.Belongings(c.dir, string(uid))
 }

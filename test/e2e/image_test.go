@@ -13,6 +13,8 @@ import (
 
 	ispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/peapod/peapod/test/machine"
 )
 
 // importImage makes an image around busybox and gives it to the node.
@@ -148,7 +150,7 @@ func TestPodCgroup(t *testing.T) {
 // memoryCgroups are the folders of a Pod's cgroup where memory is counted.
 func memoryCgroups(p *corev1.Pod) (out []string) {
 	for _, pattern := range []string{"/sys/fs/cgroup/memory/%s/kubepods/*pod%s", "/sys/fs/cgroup/memory/%s/kubepods/*/pod%s", "/sys/fs/cgroup/%s/kubepods/pod%s", "/sys/fs/cgroup/%s/kubepods/*/pod%s"} {
-		found, _ := filepath.Glob(fmt.Sprintf(pattern, instanceOf(c.dir), p.UID))
+		found, _ := filepath.Glob(fmt.Sprintf(pattern, machine.Instance(c.dir), p.UID))
 		out = append(out, found...)
 	}
 	return out

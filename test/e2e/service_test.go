@@ -15,6 +15,8 @@ import (
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/peapod/peapod/test/machine"
 )
 
 const webManifest = `
@@ -133,7 +135,7 @@ func elementLost(t *testing.T, ip string) <-chan int64 {
 				listening = true
 				close(begun)
 			}
-			if l := lines.Text(); strings.HasPrefix(l, "delete element ip "+instanceOf(c.dir)+" svc-backends-tcp") && strings.Contains(l, ": "+ip+" . 8080") {
+			if l := lines.Text(); strings.HasPrefix(l, "delete element ip "+machine.Instance(c.dir)+" svc-backends-tcp") && strings.Contains(l, ": "+ip+" . 8080") {
 				lost <- moment(t)
 				return
 			}
@@ -146,7 +148,7 @@ func elementLost(t *testing.T, ip string) <-chan int64 {
 		_ = cmd.Wait() // killed
 	})
 	// It listens when it reports something: a table that comes and goes.
-	probe := instanceOf(c.dir) + "-monitored"
+	probe := machine.Instance(c.dir) + "-monitored"
 	eventually(t, "the kernel's reports are heard", func() bool {
 		if out, err := exec.Command("nft", "add table ip "+probe+"; delete table ip "+probe).CombinedOutput(); err != nil {
 			t.Fatalf("%v %s", err, out)
@@ -217,6 +219,6 @@ func TestServiceOutlivesTheProgram(t *testing.T) {
 	}
 	run("delete", "pod/web", "service/web", "--now")
 	eventually(t, "the rules are gone", func() bool {
-		return !strings.Contains(strings.Join(tables(x.dir), "\n"), strings.Split(address, ":")[0])
+		return !strings.Contains(strings.Join(machine.Tables(x.dir), "\n"), strings.Split(address, ":")[0])
 	})
 }

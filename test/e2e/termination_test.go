@@ -16,6 +16,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/peapod/peapod/test/machine"
 )
 
 // TestGraceIsRecorded: S74, S78-S80, S91, S92. The object says how long, and
@@ -96,7 +98,7 @@ func TestTermThenKill(t *testing.T) {
 }
 
 func processesOf(uid types.UID) (out []string) {
-	for _, s := range belongings(c.dir, string(uid)) {
+	for _, s := range machine.Belongings(c.dir, string(uid)) {
 		if strings.HasPrefix(s, "process ") {
 			out = append(out, s)
 		}
