@@ -23,6 +23,7 @@ type known struct {
 	budgets                shelf[policyv1.PodDisruptionBudget]
 
 	stock
+	board *board // nil: to be made when it is needed
 }
 
 func newKnown() *known {

@@ -5,7 +5,9 @@ package scheduler
 import (
 	"maps"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
@@ -52,14 +54,47 @@ func keep[T any, P object[T]](s *Scheduler, on shelf[T], changes ...any) cache.R
 	return handler(func(o P) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		s.gathered(on[nameOf(o)], o)
 		on[nameOf(o)] = o
 		tell()
 	}, func(o P) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		s.gathered(o, nil)
 		delete(on, nameOf(o))
 		tell()
 	})
+}
+
+// gathered lets the board be made again if other Pods belong together than
+// before.
+func (s *Scheduler) gathered(was, now any) {
+	if !equality.Semantic.DeepEqual(gathers(was), gathers(now)) {
+		s.anew()
+	}
+}
+
+// gathers is the selector of what Pods belong together by.
+func gathers(o any) any {
+	switch o := o.(type) {
+	case *corev1.Service:
+		if o != nil {
+			return o.Spec.Selector
+		}
+	case *corev1.ReplicationController:
+		if o != nil {
+			return o.Spec.Selector
+		}
+	case *appsv1.ReplicaSet:
+		if o != nil {
+			return o.Spec.Selector
+		}
+	case *appsv1.StatefulSet:
+		if o != nil {
+			return o.Spec.Selector
+		}
+	}
+	return nil
 }
 
 // object is a pointer to an object of the API.
@@ -138,7 +173,9 @@ func (s *Scheduler) nominated(e *entry, before *corev1.Pod) {
 	case before == nil || before.Status.NominatedNodeName != node:
 		s.promise(e, node)
 	case e.promised != "":
-		s.nodeOf(e.promised).promised[e.pod.UID] = e.wish().load
+		i := s.nodeOf(e.promised)
+		i.promised[e.pod.UID] = e.wish().load
+		s.promisedChanged(i)
 	}
 }
 
@@ -204,9 +241,13 @@ func (s *Scheduler) nodeCame(n *corev1.Node) {
 	i := s.nodeOf(n.Name)
 	was := i.node
 	i.set(n)
+	if was == nil || !equality.Semantic.DeepEqual(was.Status.Images, n.Status.Images) {
+		s.anew()
+	}
 	if was != nil && sameForPods(was, n) {
 		return
 	}
+	s.anew()
 	c := nodeChange{new: newNodeInfo(n)}
 	if was != nil {
 		c.old = newNodeInfo(was)
@@ -218,6 +259,7 @@ func (s *Scheduler) nodeCame(n *corev1.Node) {
 func (s *Scheduler) nodeGone(n *corev1.Node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.anew()
 	s.nodeOf(n.Name).set(nil)
 	s.sweep(n.Name)
 	s.changed(nodeGone{newNodeInfo(n)})
@@ -229,6 +271,7 @@ func (s *Scheduler) namespaceCame(n *corev1.Namespace) {
 	was := s.namespaces[n.Name]
 	s.namespaces[n.Name] = n.Labels
 	if !maps.Equal(was, n.Labels) {
+		s.anew()
 		s.changed(namespaceChange{n.Name})
 	}
 }
@@ -236,6 +279,7 @@ func (s *Scheduler) namespaceCame(n *corev1.Namespace) {
 func (s *Scheduler) namespaceGone(n *corev1.Namespace) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.anew()
 	delete(s.namespaces, n.Name)
 }
 
@@ -244,6 +288,7 @@ func (s *Scheduler) nodeOf(name string) *nodeInfo {
 	i := s.nodes[name]
 	if i == nil {
 		i = newNodeInfo(nil)
+		i.moved = s.moved
 		s.nodes[name] = i
 	}
 	return i

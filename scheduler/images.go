@@ -18,36 +18,33 @@ const (
 
 // locality is how much a node has already of the images that a Pod needs. What
 // few nodes have counts less, lest all Pods go to the same few.
-func locality(w *wish, i *nodeInfo, k *known) int64 {
-	names := imagesOf(w.pod)
-	if len(names) == 0 || len(i.node.Status.Images) == 0 {
+func locality(w *wish, i *nodeInfo, b *board) int64 {
+	if len(i.node.Status.Images) == 0 {
 		return 0
 	}
-	total := 0
-	for _, other := range k.nodes {
-		if other.node != nil {
-			total++
-		}
+	names := imagesOf(w.pod)
+	if len(names) == 0 {
+		return 0
 	}
 	sum := int64(0)
 	for _, name := range names {
-		size, ok := imageSize(i.node, name)
-		if !ok {
-			continue
+		if size, ok := imageSize(i.node, name); ok {
+			sum += int64(float64(size) * (float64(b.images[name]) / float64(len(b.nodes))))
 		}
-		have := 0
-		for _, other := range k.nodes {
-			if other.node == nil {
-				continue
-			}
-			if _, ok := imageSize(other.node, name); ok {
-				have++
-			}
-		}
-		sum += int64(float64(size) * (float64(have) / float64(total)))
 	}
 	most := mostImage * int64(len(names))
 	return maxScore * (min(max(sum, leastImages), most) - leastImages) / (most - leastImages)
+}
+
+// imagesOn are the names of a node's images, each once.
+func imagesOn(n *corev1.Node) map[string]bool {
+	names := make(map[string]bool, len(n.Status.Images))
+	for _, image := range n.Status.Images {
+		for _, name := range image.Names {
+			names[name] = true
+		}
+	}
+	return names
 }
 
 // imagesOf are the images of all containers and of image volumes, each with its

@@ -85,6 +85,8 @@ type nodeInfo struct {
 	ports  map[pod.HostPort]int
 	// promised are Pods that wait until others have left this node for them.
 	promised map[types.UID]*load
+	// moved is told who comes, and with a sign of -1 who goes; nil: nobody asks.
+	moved func(i *nodeInfo, l *load, sign int)
 }
 
 func newNodeInfo(n *corev1.Node) *nodeInfo {
@@ -118,6 +120,9 @@ func (i *nodeInfo) remove(uid types.UID) *load {
 }
 
 func (i *nodeInfo) count(l *load, sign int64) {
+	if i.moved != nil {
+		i.moved(i, l, int(sign))
+	}
 	i.used.add(l.wants, sign)
 	i.scored.add(l.scored, sign)
 	for _, p := range l.ports {

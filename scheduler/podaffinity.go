@@ -192,16 +192,7 @@ func attraction(w *wish, fit []*nodeInfo, k *known) []int64 {
 			continue
 		}
 		for _, l := range i.pods {
-			for _, x := range []struct {
-				terms []term
-				of    *corev1.Pod
-			}{{w.likes, l.pod}, {l.near, w.pod}, {l.likes, w.pod}} {
-				for _, t := range x.terms {
-					if t.matches(x.of, k.namespaces) {
-						found.add(i.node, t.topology, t.weight)
-					}
-				}
-			}
+			attractions(w, l, k.namespaces, func(t *term) { found.add(i.node, t.topology, t.weight) })
 		}
 	}
 	points := make([]int64, len(fit))
@@ -214,6 +205,23 @@ func attraction(w *wish, fit []*nodeInfo, k *known) []int64 {
 	}
 	stretch(points)
 	return points
+}
+
+// attractions are the terms by which a Pod on a node draws another, or keeps it
+// off.
+func attractions(w *wish, l *load, namespaces map[string]labels.Set, found func(*term)) {
+	for k := range w.likes {
+		if t := &w.likes[k]; t.matches(l.pod, namespaces) {
+			found(t)
+		}
+	}
+	for _, terms := range [...][]term{l.near, l.likes} {
+		for k := range terms {
+			if t := &terms[k]; t.matches(w.pod, namespaces) {
+				found(t)
+			}
+		}
+	}
 }
 
 // stretch gives the least 0 and the most maxScore; equals 0.

@@ -212,7 +212,9 @@ func (s *Scheduler) promise(e *entry, node string) {
 	}
 	was := e.promised
 	if e.promised = node; node != "" {
-		s.nodeOf(node).promised[e.pod.UID] = e.wish().load
+		i := s.nodeOf(node)
+		i.promised[e.pod.UID] = e.wish().load
+		s.promisedChanged(i)
 	}
 	if was == "" {
 		return
@@ -220,6 +222,7 @@ func (s *Scheduler) promise(e *entry, node string) {
 	i := s.nodeOf(was)
 	l := i.promised[e.pod.UID]
 	delete(i.promised, e.pod.UID)
+	s.promisedChanged(i)
 	s.sweep(was)
 	if l != nil && e.node != was {
 		s.changed(podLeft{l, s.namespaces})

@@ -118,6 +118,10 @@ func (s *Scheduler) place(ctx context.Context) bool {
 		s.events.Eventf(e.pod, nil, corev1.EventTypeWarning, "FailedScheduling", "Scheduling", "skip schedule deleting pod: %v/%v", e.pod.Namespace, e.pod.Name)
 		return true
 	}
+	if i := s.find(e); i != nil {
+		s.settle(ctx, e, i, delivery{})
+		return true
+	}
 	v := look(e.wish(), s.known)
 	if len(v.fit) == 0 {
 		s.refuse(ctx, e, v)
@@ -127,15 +131,41 @@ func (s *Scheduler) place(ctx context.Context) bool {
 	if k := slices.IndexFunc(v.fit, func(i *nodeInfo) bool { return i.node.Name == e.promised }); k >= 0 {
 		i = v.fit[k] // what was made free for it
 	}
+	d, _ := s.stock.supply(&v.around.luggage, i.node)
+	s.settle(ctx, e, i, d)
+	return true
+}
+
+// find is the short way to a node: what is known for Pods that ask for the
+// same. Nil is that every node must be looked at, to find one or to say why
+// there is none.
+func (s *Scheduler) find(e *entry) *nodeInfo {
+	c := s.class(e.wish())
+	if c == nil {
+		return nil
+	}
+	if i := s.nodes[e.promised]; i != nil && i.node != nil {
+		// What was made free for it; around it is counted anew, as a class does
+		// not know whom it is promised to.
+		if by, _ := refusal(e.wish(), &place{i, newAround(e.wish(), s.known, luggage{}), e.wish()}); by == nil {
+			return i
+		}
+		return nil
+	}
+	i, _ := c.best()
+	return i
+}
+
+// settle takes the room of a node for a Pod, and lets that be written.
+func (s *Scheduler) settle(ctx context.Context, e *entry, i *nodeInfo, d delivery) {
 	i.add(e.wish().load)
 	e.node, e.assumed = i.node.Name, true
 	s.promise(e, "")
-	if d, _ := s.stock.supply(&v.around.luggage, i.node); len(d.bind)+len(d.make) > 0 {
+	if len(d.bind)+len(d.make) > 0 {
 		s.supply(ctx, e, d)
 	} else {
 		s.bind(ctx, e)
 	}
-	return true
 }
 
 // refuse lets a Pod wait that fits nowhere, or others go for it.

@@ -58,7 +58,7 @@ func scores(w *wish, v *verdict) []int64 {
 	even, liked, sum := evenSpread(w, fit, v.known), attraction(w, fit, v.known), make([]int64, len(fit))
 	for k, i := range fit {
 		sum[k] = taintWeight*(maxScore-avoided[k]) + affinityWeight*preferred[k] + leastAllocated(w, i) + balanced(w, i) +
-			spreadWeight*even[k] + podAffinityWeight*liked[k] + locality(w, i, v.known)
+			spreadWeight*even[k] + podAffinityWeight*liked[k] + locality(w, i, v.known.onBoard())
 	}
 	return sum
 }

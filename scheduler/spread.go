@@ -173,10 +173,7 @@ func counted(w *wish, p *corev1.Pod) bool {
 // there are few, weigh less.
 func evenSpread(w *wish, fit []*nodeInfo, k *known) []int64 {
 	points := make([]int64, len(fit))
-	soft, all := w.soft, true
-	if len(w.pod.Spec.TopologySpreadConstraints) == 0 {
-		soft, all = k.usual(w.pod), false // a node without a zone has its name at least
-	}
+	soft, all := softConstraints(w, k)
 	if len(soft) == 0 {
 		return points
 	}
@@ -201,16 +198,29 @@ func evenSpread(w *wish, fit []*nodeInfo, k *known) []int64 {
 		}
 	}
 	for j, i := range fit {
-		switch {
-		case !in(i.node):
-			points[j] = 0
-		case most == 0:
-			points[j] = maxScore
-		default:
-			points[j] = maxScore * (most + least - points[j]) / most
-		}
+		points[j] = evenScore(in(i.node), points[j], least, most)
 	}
 	return points
+}
+
+// softConstraints are those that should be satisfied; all is that nodes are not
+// compared that are not in a domain of each.
+func softConstraints(w *wish, k *known) (soft []constraint, all bool) {
+	if len(w.pod.Spec.TopologySpreadConstraints) == 0 {
+		return k.usual(w.pod), false // a node without a zone has its name at least
+	}
+	return w.soft, true
+}
+
+// evenScore turns a crowd into a score: the smallest has the best.
+func evenScore(compared bool, crowd, least, most int64) int64 {
+	switch {
+	case !compared:
+		return 0
+	case most == 0:
+		return maxScore
+	}
+	return maxScore * (most + least - crowd) / most
 }
 
 // softTally has the domains of the nodes that are compared; of the nodes

@@ -167,8 +167,8 @@ func TestUpstream(t *testing.T) {
 	}
 }
 
-// answers are the nodes with the best score, or what is said if none fits.
-func answers(q question) (all []string) {
+// clusterOf is what a scheduler knows of the question's cluster.
+func clusterOf(q question) *known {
 	k := newKnown()
 	for _, n := range q.Namespaces {
 		k.namespaces[n.Name] = n.Labels
@@ -188,8 +188,13 @@ func answers(q question) (all []string) {
 	for _, p := range q.Pods {
 		k.nodes[p.Spec.NodeName].add(newLoad(p))
 	}
+	return k
+}
+
+// answers are the nodes with the best score, or what is said if none fits.
+func answers(q question) (all []string) {
 	w := newWish(q.Pod)
-	v := look(w, k)
+	v := look(w, clusterOf(q))
 	if len(v.fit) == 0 {
 		_, words, _ := preemption(w, v, "")
 		return []string{explain(v, words)}
