@@ -204,7 +204,7 @@ func kinds() map[string]kind {
 		"Service":               services(),
 		"Endpoints":             of(rules[corev1.Endpoints]{defaults: defaults.Endpoints, check: validation.Endpoints, change: validation.EndpointsUpdate, warn: validation.EndpointsWarnings, columns: table.Endpoints()}),
 	}
-	for _, more := range []map[string]kind{otherKinds(), storageKinds(), boundKinds(), certificateKinds(), admissionKinds()} {
+	for _, more := range []map[string]kind{otherKinds(), storageKinds(), boundKinds(), certificateKinds(), admissionKinds(), flowKinds()} {
 		maps.Copy(out, more)
 	}
 	return out
@@ -288,6 +288,7 @@ func otherKinds() map[string]kind {
 		"Ingress": of(rules[networkingv1.Ingress]{check: validation.Ingress, change: validation.IngressUpdate, warn: validation.IngressWarnings, columns: table.Ingress(),
 			parts: map[string]part[networkingv1.Ingress]{"status": {check: validation.IngressStatusUpdate, warn: validation.IngressStatusWarnings}}}),
 		"IngressClass":       of(rules[networkingv1.IngressClass]{cluster: true, defaults: defaults.IngressClass, check: validation.IngressClass, change: validation.IngressClassUpdate, columns: table.IngressClass()}),
+		"NetworkPolicy":      of(rules[networkingv1.NetworkPolicy]{defaults: defaults.NetworkPolicy, check: validation.NetworkPolicy, change: validation.NetworkPolicyUpdate, warn: validation.NetworkPolicyWarnings, columns: table.NetworkPolicy()}),
 		"PriorityClass":      of(rules[schedulingv1.PriorityClass]{cluster: true, defaults: defaults.PriorityClass, check: validation.PriorityClass, change: validation.PriorityClassUpdate, columns: table.PriorityClass()}),
 		"RuntimeClass":       of(rules[nodev1.RuntimeClass]{cluster: true, defaults: defaults.RuntimeClass, check: validation.RuntimeClass, change: validation.RuntimeClassUpdate, warn: validation.RuntimeClassWarnings, columns: table.RuntimeClass()}),
 		"Role":               of(rules[rbacv1.Role]{check: validation.Role, change: validation.RoleUpdate, columns: table.Role()}),

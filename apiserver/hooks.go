@@ -35,6 +35,10 @@ func (s *Server) addHooks(client kubernetes.Interface) error {
 	if err := s.generic.AddPostStartHook("peapod/custom", s.describeCustom); err != nil {
 		return err
 	}
+	flows := s.newFlowKeeper(client)
+	if err := s.generic.AddPostStartHook("peapod/flows", func(h genericapiserver.PostStartHookContext) error { return s.keepFlows(h, flows) }); err != nil {
+		return err
+	}
 	return s.generic.AddPostStartHook("peapod/bootstrap", func(h genericapiserver.PostStartHookContext) error {
 		s.informers.WaitForCacheSync(h.Done())
 		b := bootstrap{ctx: h, client: client, server: s}

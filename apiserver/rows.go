@@ -89,7 +89,7 @@ func (s *Server) resources() []*row {
 			},
 		}, echoDeleted),
 	}
-	return slices.Concat(rows, s.appsRows(), batchRows(), []*row{budgetRow()}, storageRows(), s.certificateRows(), s.clusterRows(), s.admissionRows(), quotaRows())
+	return slices.Concat(rows, s.appsRows(), batchRows(), []*row{budgetRow()}, storageRows(), s.certificateRows(), s.clusterRows(), s.admissionRows(), quotaRows(), flowRows())
 }
 
 // clusterRows are the kinds that describe the cluster rather than workloads.
@@ -110,6 +110,10 @@ func (s *Server) clusterRows() []*row {
 		resource[networkingv1.IngressClass, networkingv1.IngressClassList](networkingv1.SchemeGroupVersion, "IngressClass", "ingressclasses", "ingressclass", hooks[networkingv1.IngressClass]{
 			Defaults: defaults.IngressClass, Validate: validation.IngressClass, ValidateUpdate: validation.IngressClassUpdate, Columns: table.IngressClass(),
 		}, clusterScoped),
+		resource[networkingv1.NetworkPolicy, networkingv1.NetworkPolicyList](networkingv1.SchemeGroupVersion, "NetworkPolicy", "networkpolicies", "networkpolicy", hooks[networkingv1.NetworkPolicy]{
+			Defaults: defaults.NetworkPolicy, Validate: validation.NetworkPolicy, ValidateUpdate: validation.NetworkPolicyUpdate,
+			Warn: warn(validation.NetworkPolicyWarnings), Columns: table.NetworkPolicy(),
+		}, shortNames("netpol")),
 		resource[coordinationv1.Lease, coordinationv1.LeaseList](coordinationv1.SchemeGroupVersion, "Lease", "leases", "lease", hooks[coordinationv1.Lease]{
 			Validate: validation.Lease, ValidateUpdate: validation.LeaseUpdate, Columns: table.Lease(),
 			Prepare: func(_ context.Context, l, old *coordinationv1.Lease) { defaults.PrepareLease(l, old) },

@@ -196,6 +196,7 @@ func (s *Server) build() error {
 	if err := s.admission(c, client); err != nil {
 		return err
 	}
+	s.flowControl(c, client)
 	if s.custom, err = s.newCustom(c, eo); err != nil {
 		return fmt.Errorf("cannot serve custom resources: %w", err)
 	}

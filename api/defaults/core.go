@@ -164,6 +164,27 @@ func IngressClass(c *networkingv1.IngressClass) {
 	}
 }
 
+// NetworkPolicy names the protocol of ports, and the directions that it is about.
+func NetworkPolicy(n *networkingv1.NetworkPolicy) {
+	ports := func(list []networkingv1.NetworkPolicyPort) {
+		for i := range list {
+			set(&list[i].Protocol, corev1.ProtocolTCP)
+		}
+	}
+	for _, in := range n.Spec.Ingress {
+		ports(in.Ports)
+	}
+	for _, out := range n.Spec.Egress {
+		ports(out.Ports)
+	}
+	if len(n.Spec.PolicyTypes) == 0 {
+		n.Spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}
+		if len(n.Spec.Egress) > 0 {
+			n.Spec.PolicyTypes = append(n.Spec.PolicyTypes, networkingv1.PolicyTypeEgress)
+		}
+	}
+}
+
 // RoleBinding fills in API groups of the role and subjects.
 func RoleBinding(b *rbacv1.RoleBinding) { bind(&b.RoleRef, b.Subjects) }
 

@@ -88,3 +88,15 @@ func IngressClass() Columns[networkingv1.IngressClass] {
 		},
 	}
 }
+
+// NetworkPolicy are the columns of policies.
+func NetworkPolicy() Columns[networkingv1.NetworkPolicy] {
+	return Columns[networkingv1.NetworkPolicy]{
+		Definitions: []metav1.TableColumnDefinition{
+			name(), text("Pod-Selector", networkingv1.NetworkPolicySpec{}.SwaggerDoc()["podSelector"]), ageColumn(),
+		},
+		Cells: func(n *networkingv1.NetworkPolicy, now time.Time) []any {
+			return []any{n.Name, selector(&n.Spec.PodSelector), age(n.CreationTimestamp, now)}
+		},
+	}
+}

@@ -12,6 +12,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
 	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
+	_ "k8s.io/kubernetes/pkg/apis/flowcontrol/install"
 	_ "k8s.io/kubernetes/pkg/apis/networking/install"
 	_ "k8s.io/kubernetes/pkg/apis/node/install"
 	_ "k8s.io/kubernetes/pkg/apis/policy/install"
@@ -50,8 +51,11 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/service"
 	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
 	"k8s.io/kubernetes/pkg/registry/discovery/endpointslice"
+	"k8s.io/kubernetes/pkg/registry/flowcontrol/flowschema"
+	"k8s.io/kubernetes/pkg/registry/flowcontrol/prioritylevelconfiguration"
 	"k8s.io/kubernetes/pkg/registry/networking/ingress"
 	"k8s.io/kubernetes/pkg/registry/networking/ingressclass"
+	"k8s.io/kubernetes/pkg/registry/networking/networkpolicy"
 	"k8s.io/kubernetes/pkg/registry/node/runtimeclass"
 	"k8s.io/kubernetes/pkg/registry/policy/poddisruptionbudget"
 	"k8s.io/kubernetes/pkg/registry/rbac/clusterrole"
@@ -115,6 +119,7 @@ func upstream() (map[string]kind, error) {
 	add("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", priorityclass.Strategy, nil)
 	add("networking.k8s.io", "v1", "Ingress", "ingresses", ingress.Strategy, parts{"status": ingress.StatusStrategy})
 	add("networking.k8s.io", "v1", "IngressClass", "ingressclasses", ingressclass.Strategy, nil)
+	add("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", networkpolicy.Strategy, nil)
 	add("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", runtimeclass.Strategy, nil)
 	add(rbac, "v1", "Role", "roles", role.Strategy, nil)
 	add(rbac, "v1", "ClusterRole", "clusterroles", clusterrole.Strategy, nil)
@@ -142,6 +147,9 @@ func upstream() (map[string]kind, error) {
 	const certificates = "certificates.k8s.io"
 	add(certificates, "v1", "CertificateSigningRequest", "certificatesigningrequests", signingrequest.Strategy, parts{"status": signingrequest.StatusStrategy, "approval": signingrequest.ApprovalStrategy})
 	add(certificates, "v1", "ClusterTrustBundle", "clustertrustbundles", clustertrustbundle.Strategy, nil)
+	const flow = "flowcontrol.apiserver.k8s.io"
+	add(flow, "v1", "FlowSchema", "flowschemas", flowschema.Strategy, parts{"status": flowschema.StatusStrategy})
+	add(flow, "v1", "PriorityLevelConfiguration", "prioritylevelconfigurations", prioritylevelconfiguration.Strategy, parts{"status": prioritylevelconfiguration.StatusStrategy})
 	services := out["Service"]
 	var err error
 	services.begin, err = allocateServices()
