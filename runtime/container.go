@@ -271,6 +271,9 @@ func (r *Runtime) start(ctx context.Context, c *container) error {
 		b.ConsoleSocket, s.ConsoleSocket = "tty.sock", "tty.sock"
 	}
 	s.Args = r.launcher(c.Handler).Run(b)
+	c.mu.Lock()
+	c.clean = false
+	c.mu.Unlock()
 	err := r.runKept(ctx, s)
 	switch {
 	case err == nil:

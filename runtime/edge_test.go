@@ -106,13 +106,36 @@ func TestWholeContainerEnds(t *testing.T) {
 			if err := <-ran; err != nil {
 				t.Errorf("the exec session: %v", err)
 			}
-			for _, root := range b.host.Cgroups.Roots() {
-				if _, err := os.Stat(filepath.Join(root, c.Cgroup)); !errors.Is(err, os.ErrNotExist) {
-					t.Errorf("after the stop its cgroup is in %s: %v", root, err)
-				}
-			}
+			b.noCgroup(t, c.Cgroup)
 		})
 	}
+}
+
+func (b *bench) noCgroup(t *testing.T, cgroup string) {
+	t.Helper()
+	for _, root := range b.host.Cgroups.Roots() {
+		if _, err := os.Stat(filepath.Join(root, cgroup)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("after the stop cgroup %s is in %s: %v", cgroup, root, err)
+		}
+	}
+}
+
+// TestStartedByTheNext: what one start of ours has made and the next has
+// started leaves no more than any other.
+func TestStartedByTheNext(t *testing.T) {
+	b := newBench(t)
+	_, id := b.create(t, "made", "exec sleep 1000", nil)
+	b.stop()
+	b.open(t)
+	b.launch(t, id)
+	c, err := b.findContainer(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id}); err != nil {
+		t.Fatal(err)
+	}
+	b.noCgroup(t, c.Cgroup)
 }
 
 // TestStartGivenUp: a client that leaves while the OCI runtime works leaves a
