@@ -44,6 +44,7 @@ type soak struct {
 	objects  dynamic.Interface
 	metadata metadata.Interface // not by way of the proxy
 	baseline []string           // what is on the machine when nothing runs
+	known    []string           // how it has come to differ, as was told
 
 	mu      sync.Mutex // guards the fields below
 	lived   map[string]int
@@ -103,7 +104,7 @@ func (x *soak) run(ctx context.Context) {
 		x.story.breach("the first Pods: %v", err)
 		return
 	}
-	x.baseline = x.settled(ctx, nil)
+	x.baseline = x.settled(ctx)
 	var watchers sync.WaitGroup
 	defer watchers.Wait()
 	ctx, cancel := context.WithCancel(ctx)

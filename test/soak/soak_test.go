@@ -214,3 +214,20 @@ func TestProxy(t *testing.T) {
 		t.Errorf("%q came through a cut wire", got)
 	}
 }
+
+// TestOdd: what stays or lacks is told, once.
+func TestOdd(t *testing.T) {
+	x := &soak{}
+	if got := x.odd([]string{"cgroup /x", "cgroup /x/pod1"}); !slices.Equal(got, []string{"cgroup /x/pod1"}) {
+		t.Errorf("before the first storm: %q", got)
+	}
+	x.baseline = []string{"a", "b"}
+	got := x.odd([]string{"a", "c"})
+	if !slices.Equal(got, []string{"+ c", "- b"}) {
+		t.Errorf("after it: %q", got)
+	}
+	x.known = got
+	if got := x.odd([]string{"a", "c"}); len(got) != 0 {
+		t.Errorf("told twice: %q", got)
+	}
+}

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -96,10 +95,9 @@ func (x *soak) calm(ctx context.Context) error {
 	if err := x.sweep(ctx); err != nil {
 		return err
 	}
-	now := x.settled(ctx, x.baseline)
-	if diff := cmp.Diff(x.baseline, now); diff != "" && ctx.Err() == nil {
-		x.story.breach("the machine is not as it was:\n%s", diff)
-		x.baseline = now // told once
+	if odd := x.odd(x.settled(ctx)); len(odd) > 0 && ctx.Err() == nil {
+		x.story.breach("the machine is not as it was:\n%s", strings.Join(odd, "\n"))
+		x.known = append(x.known, odd...) // told once
 	}
 	if left, err := x.left(ctx); err != nil {
 		return err
@@ -139,18 +137,37 @@ func (x *soak) sweep(ctx context.Context) error {
 	return nil
 }
 
-// settled waits until what is on the machine is as wanted and nothing is left
-// in the API, and returns what is there.
-func (x *soak) settled(ctx context.Context, want []string) (now []string) {
+// settled waits until the machine is as before and nothing is left in the API,
+// and returns what is on the machine.
+func (x *soak) settled(ctx context.Context) (now []string) {
 	for end := time.Now().Add(settleTime); time.Now().Before(end) && ctx.Err() == nil; {
 		now = machine.Belongings(x.node.dir, "")
 		left, err := x.left(ctx)
-		if err == nil && len(left) == 0 && (want == nil && !slices.ContainsFunc(now, ofPod) || slices.Equal(now, want)) {
+		if err == nil && len(left) == 0 && len(x.odd(now)) == 0 {
 			return now
 		}
 		x.life(ctx, "").pause(500 * time.Millisecond)
 	}
 	return now
+}
+
+// odd is what is there and was not before, or the other way round. Before the
+// first storm only what goes with a Pod is odd.
+func (x *soak) odd(now []string) (out []string) {
+	if x.baseline == nil {
+		return slices.DeleteFunc(slices.Clone(now), func(s string) bool { return !ofPod(s) })
+	}
+	for _, s := range now {
+		if !slices.Contains(x.baseline, s) && !slices.Contains(x.known, "+ "+s) {
+			out = append(out, "+ "+s)
+		}
+	}
+	for _, s := range x.baseline {
+		if !slices.Contains(now, s) && !slices.Contains(x.known, "- "+s) {
+			out = append(out, "- "+s)
+		}
+	}
+	return out
 }
 
 // ofPod: it goes with a Pod.
