@@ -196,6 +196,16 @@ func (k *known) promisedChanged(i *nodeInfo) {
 	}
 }
 
+// budgetsChanged tells the classes that budgets keep others than before.
+func (k *known) budgetsChanged() {
+	if k.board == nil {
+		return
+	}
+	for _, c := range k.board.classes {
+		clear(c.ends)
+	}
+}
+
 // anew lets the board be made again, as something else has changed than which
 // Pods are where.
 func (k *known) anew() { k.board = nil }

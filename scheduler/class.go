@@ -25,11 +25,13 @@ type class struct {
 	isStale []bool
 
 	// Of each node by itself:
-	fits               []bool
+	by                 []*rule // who refuses it, and why
+	why                [][]reason
 	worth              []int64 // by its room and its images
 	images             []int64
-	avoided, preferred []int64 // nil: all are equal
-	unclear            int     // nodes that are promised to Pods that count around others
+	ends               []*outcome // who would have to go for the Pod; nil: not asked yet
+	avoided, preferred []int64    // nil: all are equal
+	unclear            int        // nodes that are promised to Pods that count around others
 	isUnclear          []bool
 
 	// Around the nodes:
@@ -68,7 +70,7 @@ func newClass(w *wish, k *known) *class {
 	p.UID = ""
 	n := len(k.board.nodes)
 	c := &class{
-		board: k.board, known: k, wish: newWish(&p), isStale: make([]bool, n), fits: make([]bool, n), worth: make([]int64, n), images: make([]int64, n), isUnclear: make([]bool, n), isCompared: make([]bool, n),
+		board: k.board, known: k, wish: newWish(&p), isStale: make([]bool, n), by: make([]*rule, n), why: make([][]reason, n), ends: make([]*outcome, n), worth: make([]int64, n), images: make([]int64, n), isUnclear: make([]bool, n), isCompared: make([]bool, n),
 	}
 	w = c.wish
 	for _, t := range w.near {
@@ -133,6 +135,7 @@ func (c *class) newSpreadings(list, together []constraint) (out []*spreading) {
 
 // touch lets a node be asked again.
 func (c *class) touch(x int) {
+	c.ends[x] = nil
 	if !c.isStale[x] {
 		c.isStale[x] = true
 		c.stale = append(c.stale, x)
@@ -179,26 +182,16 @@ func (c *class) ask() {
 		i := c.nodes[x]
 		c.isStale[x] = false
 		c.worth[x] = leastAllocated(c.wish, i) + balanced(c.wish, i) + c.images[x]
-		p := &place{i, &around{}, c.wish}
-		c.fits[x] = fitsAlone(p)
-		unclear := false
-		if len(i.promised) > 0 {
-			if unclear = c.heeds(i); !unclear {
-				if f := p.filled(); f != nil {
-					c.fits[x] = c.fits[x] && fitsAlone(f)
-				}
-			}
-		}
+		unclear := len(i.promised) > 0 && c.heeds(i)
 		if unclear != c.isUnclear[x] {
 			c.isUnclear[x] = unclear
 			c.unclear += map[bool]int{true: 1, false: -1}[unclear]
 		}
+		if !unclear {
+			c.by[x], c.why[x] = refusal(c.wish, &place{i, &around{}, c.wish}, alone)
+		}
 	}
 	c.stale = c.stale[:0]
-}
-
-func fitsAlone(p *place) bool {
-	return !slices.ContainsFunc(alone, func(r *rule) bool { return len(r.refuse(p.by, p)) > 0 })
 }
 
 // heeds: those that a node is promised to count around other nodes, too.
@@ -272,8 +265,8 @@ func (c *class) judge() bool {
 	gates := c.gates()
 	c.fit = c.fit[:0]
 nodes:
-	for x, ok := range c.fits {
-		if !ok {
+	for x, by := range c.by {
+		if by != nil {
 			continue
 		}
 		for k := range gates {
@@ -392,6 +385,52 @@ func (c *class) compete(s *spreading) (n int) {
 		}
 	}
 	return n
+}
+
+// plain: nothing is counted around nodes for the class, so that each node by
+// itself decides.
+func (c *class) plain() bool {
+	return c.unclear == 0 && len(c.near)+len(c.wish.far)+len(c.hard) == 0 && !slices.ContainsFunc(c.averse, func(d *domains) bool { return d.sum > 0 })
+}
+
+// nothingAround is what is counted around nodes for a plain class.
+func (c *class) nothingAround() *around {
+	return &around{newCompany(), nil, luggage{}, 0, c.known.namespaces, &c.known.stock}
+}
+
+// verdict is what look finds, for a plain class. The node that is promised to
+// the Pod itself is looked at anew.
+func (c *class) verdict(w *wish, promised string) *verdict {
+	c.ask()
+	if !c.plain() || len(c.nodes) == 0 {
+		return nil
+	}
+	v := &verdict{known: c.known, around: c.nothingAround(), reasons: map[string]int{}, class: c}
+	for x, i := range c.nodes {
+		if i.node.Name == promised {
+			v.hear(i, w)
+		} else {
+			v.take(i, c.by[x], c.why[x])
+		}
+	}
+	return v
+}
+
+// outcome is what victimsOn found.
+type outcome struct {
+	candidate *candidate
+	by        *rule
+	why       []reason
+}
+
+// victims is victimsOn for a plain class.
+func (c *class) victims(i *nodeInfo) *outcome {
+	x := c.at[i]
+	if c.ends[x] == nil {
+		o := victimsOn(c.wish, &place{i, c.nothingAround(), c.wish}, c.known.budgets)
+		c.ends[x] = &o
+	}
+	return c.ends[x]
 }
 
 // best is one of the nodes with the highest score; nil is that none fits, and

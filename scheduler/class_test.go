@@ -15,7 +15,7 @@ import (
 // TestClasses: what is known for a class, kept while Pods come and go, is what a
 // look over all nodes finds: the same nodes, with the same scores.
 func TestClasses(t *testing.T) {
-	told, unclear := 0, 0
+	compared, unclear := 0, 0
 	each(t, 2000, func(t *testing.T, r *rand.Rand) {
 		q := ask(r.Uint64())
 		k := clusterOf(q)
@@ -35,7 +35,7 @@ func TestClasses(t *testing.T) {
 			if !c.judge() {
 				unclear++
 			} else {
-				told++
+				compared++
 				compareClass(t, fmt.Sprint("step ", step), w, k, c)
 			}
 			if len(names) > 0 {
@@ -43,8 +43,8 @@ func TestClasses(t *testing.T) {
 			}
 		}
 	})
-	if *seed == 0 && (told < 10000 || unclear == 0) {
-		t.Errorf("%d looks were compared, %d were left to look at every node", told, unclear)
+	if *seed == 0 && (compared < 10000 || unclear == 0) {
+		t.Errorf("%d looks were compared, %d were left to look at every node", compared, unclear)
 	}
 }
 
@@ -80,6 +80,31 @@ func compareClass(t *testing.T, when string, w *wish, k *known, c *class) {
 	if !maps.Equal(got, want) {
 		t.Fatalf("%s: the class has %v, every node %v", when, got, want)
 	}
+	if x := c.verdict(w, ""); x != nil {
+		if a, b := told(x), told(v); a != b {
+			t.Fatalf("%s: the class says %s, every node %s", when, a, b)
+		}
+	}
+}
+
+// told is a verdict in an order.
+func told(v *verdict) string {
+	var fit, empty []string
+	for _, i := range v.fit {
+		fit = append(fit, i.node.Name)
+	}
+	for _, i := range v.empty {
+		empty = append(empty, i.node.Name)
+	}
+	slices.Sort(fit)
+	slices.Sort(empty)
+	n := 0
+	for k, r := range rules {
+		if slices.Contains(v.refused, r) {
+			n |= 1 << k
+		}
+	}
+	return fmt.Sprint(v.total, fit, empty, v.reasons, n, v.whole)
 }
 
 // TestClassKey: Pods of one template are of one class, whatever they are called

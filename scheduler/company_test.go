@@ -76,7 +76,7 @@ func TestAround(t *testing.T) {
 		a := newAround(w, k, luggage{})
 		var got []string
 		for _, n := range []string{"a", "b", "c", "d"} {
-			_, why := refusal(w, &place{k.nodes[n], a, w})
+			_, why := refusal(w, &place{k.nodes[n], a, w}, rules)
 			got = append(got, map[string]string{"[]": "-", fmt.Sprint(final(noCompany)): "near", fmt.Sprint([]reason{{text: badCompany}}): "far",
 				fmt.Sprint([]reason{{text: notWelcomed}}): "averse", fmt.Sprint([]reason{{text: skewed}}): "skew",
 				fmt.Sprint(final(noTopology)): "label", fmt.Sprint(final(noMatch)): "affinity"}[fmt.Sprint(why)])
@@ -119,7 +119,8 @@ func TestMakesRoomBeside(t *testing.T) {
 		"skews":   {testPod("p", 1, urgent(5), app("w"), spreadBy(corev1.LabelHostname, "w")), testPod("v", 1, app("w"))},
 	} {
 		i := nodeWith(testNode("n", 1000), x.other, testPod("bystander", 1))
-		c, _, why := victimsOn(newWish(x.p), placeOf(x.p, i, nodeWith(testNode("empty", 0))), nil)
+		o := victimsOn(newWish(x.p), placeOf(x.p, i, nodeWith(testNode("empty", 0))), nil)
+		c, why := o.candidate, o.why
 		if got := victimsOf(c); len(got) != 1 || got[0] != "v" {
 			t.Errorf("%s: %q, %v", name, got, why)
 		}

@@ -7,6 +7,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
@@ -67,8 +68,11 @@ func keep[T any, P object[T]](s *Scheduler, on shelf[T], changes ...any) cache.R
 }
 
 // gathered lets the board be made again if other Pods belong together than
-// before.
+// before, and victims be chosen anew if budgets keep others.
 func (s *Scheduler) gathered(was, now any) {
+	if _, ok := was.(*policyv1.PodDisruptionBudget); ok {
+		s.budgetsChanged()
+	}
 	if !equality.Semantic.DeepEqual(gathers(was), gathers(now)) {
 		s.anew()
 	}

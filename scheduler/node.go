@@ -3,6 +3,8 @@
 package scheduler
 
 import (
+	"maps"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -135,12 +137,9 @@ func (i *nodeInfo) count(l *load, sign int64) {
 
 // copy can be changed without changing the node, but for whom it is promised to.
 func (i *nodeInfo) copy() *nodeInfo {
-	c := newNodeInfo(i.node)
-	for _, l := range i.pods {
-		c.add(l)
+	return &nodeInfo{
+		node: i.node, room: i.room, pods: maps.Clone(i.pods), used: maps.Clone(i.used), scored: maps.Clone(i.scored), ports: maps.Clone(i.ports), promised: i.promised,
 	}
-	c.promised = i.promised
-	return c
 }
 
 // sameForPods: nothing that decides about Pods differs between two versions of

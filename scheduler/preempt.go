@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -45,22 +46,27 @@ func preemption(w *wish, v *verdict, promised string) (c *candidate, words strin
 	if p := w.pod.Spec.PreemptionPolicy; p != nil && *p == corev1.PreemptNever {
 		return nil, never, true
 	}
-	for i := range v.empty {
+	for _, i := range v.empty {
 		if i.node.Name == promised && slices.ContainsFunc(slices.Collect(maps.Values(i.pods)), func(l *load) bool { return leaves(l.pod) && lower(l, w) }) {
 			return nil, terminating, true
 		}
 	}
 	reasons := map[string]int{}
 	var found []*candidate
-	for i := range v.empty {
-		c, by, why := victimsOn(w, &place{i, v.around, w}, v.known.budgets)
-		if c != nil {
-			found = append(found, c)
+	harmless := false
+	for _, i := range fromAnywhere(v.empty) {
+		if harmless && len(found) >= enough(len(v.empty)) {
+			break
 		}
-		if by != nil {
-			v.add(by) // what cures it makes room, too
+		o := v.victims(w, i, promised)
+		if o.candidate != nil {
+			found = append(found, o.candidate)
+			harmless = harmless || o.candidate.violations == 0
 		}
-		for _, x := range why {
+		if o.by != nil {
+			v.add(o.by) // what cures it makes room, too
+		}
+		for _, x := range o.why {
 			reasons[x.text]++
 		}
 	}
@@ -72,6 +78,30 @@ func preemption(w *wish, v *verdict, promised string) (c *candidate, words strin
 		reasons[notHelpful] = n
 	}
 	return nil, available(v.total) + histogram(reasons) + ".", false
+}
+
+// victims are those of a node. What is promised to the Pod itself no class knows.
+func (v *verdict) victims(w *wish, i *nodeInfo, promised string) *outcome {
+	if v.class != nil && i.node.Name != promised {
+		return v.class.victims(i)
+	}
+	o := victimsOn(w, &place{i, v.around, w}, v.known.budgets)
+	return &o
+}
+
+// enough is how many candidates are compared, of which one must violate no
+// budget: a tenth of the nodes, but a hundred (minCandidateNodesPercentage and
+// minCandidateNodesAbsolute).
+func enough(nodes int) int { return max(nodes/10, 100) }
+
+// fromAnywhere begins at a random node, so that not always the same ones are
+// compared.
+func fromAnywhere(list []*nodeInfo) []*nodeInfo {
+	if len(list) == 0 {
+		return nil
+	}
+	k := rand.IntN(len(list))
+	return slices.Concat(list[k:], list[:k])
 }
 
 func lower(l *load, w *wish) bool {
@@ -88,7 +118,7 @@ func leaves(p *corev1.Pod) bool {
 // Pod can do with, those first that a budget would keep, and of these and the
 // others the most important first. If it does not fit even on what is left, it
 // says which rule refused, and why.
-func victimsOn(w *wish, p *place, budgets shelf[policyv1.PodDisruptionBudget]) (c *candidate, by *rule, why []reason) {
+func victimsOn(w *wish, p *place, budgets shelf[policyv1.PodDisruptionBudget]) outcome {
 	rest := p.copy()
 	var less []*load
 	for _, l := range p.pods {
@@ -98,17 +128,17 @@ func victimsOn(w *wish, p *place, budgets shelf[policyv1.PodDisruptionBudget]) (
 		}
 	}
 	if len(less) == 0 {
-		return nil, nil, []reason{{text: noVictims}}
+		return outcome{why: []reason{{text: noVictims}}}
 	}
-	if by, why := refusal(w, rest); by != nil {
-		return nil, by, why
+	if by, why := refusal(w, rest, rules); by != nil {
+		return outcome{by: by, why: why}
 	}
 	sortByImportance(less)
 	kept, others := protected(less, budgets)
-	c = &candidate{node: p.nodeInfo}
+	c := &candidate{node: p.nodeInfo}
 	for k, l := range slices.Concat(kept, others) {
 		rest.add(l)
-		if by, _ := refusal(w, rest); by == nil {
+		if by, _ := refusal(w, rest, rules); by == nil {
 			continue
 		}
 		rest.remove(l)
@@ -118,10 +148,10 @@ func victimsOn(w *wish, p *place, budgets shelf[policyv1.PodDisruptionBudget]) (
 		}
 	}
 	if len(c.victims) == 0 {
-		return nil, nil, nil // it fits beside all of them: what is promised has changed
+		return outcome{} // it fits beside all of them: what is promised has changed
 	}
 	sortByImportance(c.victims)
-	return c, nil, nil
+	return outcome{candidate: c}
 }
 
 // sortByImportance: the higher priority first, of equals who runs longer.

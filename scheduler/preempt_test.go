@@ -69,7 +69,8 @@ func TestBudgets(t *testing.T) {
 		for _, b := range x.budgets {
 			on[nameOf(b)] = b
 		}
-		c, _, why := victimsOn(newWish(p), placeOf(p, i), on)
+		o := victimsOn(newWish(p), placeOf(p, i), on)
+		c, why := o.candidate, o.why
 		if got := strings.Join(victimsOf(c), " "); got != x.want || c.violations != x.violations {
 			t.Errorf("%s: %q with %d violations, want %q with %d; %v", name, got, c.violations, x.want, x.violations, why)
 		}
@@ -94,7 +95,8 @@ func TestVictims(t *testing.T) {
 		"not even then":           {testPod("p", 900, urgent(9)), nodeWith(testNode("n", 1000), testPod("a", 500, urgent(1)), testPod("b", 500, urgent(9))), ""},
 		"nobody of less priority": {testPod("p", 900), nodeWith(testNode("n", 1000), testPod("a", 500)), ""},
 	} {
-		c, _, why := victimsOn(newWish(x.pod), placeOf(x.pod, x.node), nil)
+		o := victimsOn(newWish(x.pod), placeOf(x.pod, x.node), nil)
+		c, why := o.candidate, o.why
 		if got := strings.Join(victimsOf(c), " "); got != x.want || c != nil == (len(why) > 0) {
 			t.Errorf("%s: %q, want %q; %v", name, got, x.want, why)
 		}

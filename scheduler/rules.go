@@ -93,18 +93,18 @@ func newWish(p *corev1.Pod) *wish {
 	return w
 }
 
-// refusal asks the rules about one node. The Pod must fit beside those that the
-// node is promised to, and also if they never come.
-func refusal(w *wish, p *place) (*rule, []reason) {
+// refusal asks rules about one node. The Pod must fit beside those that the node
+// is promised to, and also if they never come.
+func refusal(w *wish, p *place, rules []*rule) (*rule, []reason) {
 	if f := p.filled(); f != nil {
-		if r, why := askRules(w, f); r != nil {
+		if r, why := askRules(w, f, rules); r != nil {
 			return r, why
 		}
 	}
-	return askRules(w, p)
+	return askRules(w, p, rules)
 }
 
-func askRules(w *wish, p *place) (*rule, []reason) {
+func askRules(w *wish, p *place, rules []*rule) (*rule, []reason) {
 	for _, r := range rules {
 		if why := r.refuse(w, p); len(why) > 0 {
 			return r, why
@@ -119,40 +119,28 @@ type verdict struct {
 	around  *around
 	fit     []*nodeInfo
 	total   int
-	refused []*rule            // which rules refused some node
-	whole   string             // a reason that holds for the Pod on whatever node
-	reasons map[string]int     // how many nodes for which reason
-	empty   map[*nodeInfo]bool // refused, but could fit if Pods of theirs were gone
+	refused []*rule        // which rules refused some node
+	whole   string         // a reason that holds for the Pod on whatever node
+	reasons map[string]int // how many nodes for which reason
+	empty   []*nodeInfo    // refused, but could fit if Pods of theirs were gone
+	class   *class         // that knows all this; nil: every node was looked at
 }
 
 // look asks the rules about every node.
 func look(w *wish, k *known) *verdict {
 	taken, wait := k.pack(w)
-	v := &verdict{known: k, around: newAround(w, k, taken), reasons: map[string]int{}, empty: map[*nodeInfo]bool{}}
+	v := &verdict{known: k, around: newAround(w, k, taken), reasons: map[string]int{}}
 	for _, i := range k.nodes {
 		if i.node == nil {
 			continue
 		}
-		v.total++
-		if wait != "" {
-			continue
-		}
-		if w.only != nil && !w.only[i.node.Name] {
-			v.reasons[notNamed]++
-			v.add(&affinity)
-			continue
-		}
-		r, why := refusal(w, &place{i, v.around, w})
-		if r == nil {
-			v.fit = append(v.fit, i)
-			continue
-		}
-		v.add(r)
-		for _, x := range why {
-			v.reasons[x.text]++
-		}
-		if !slices.ContainsFunc(why, func(x reason) bool { return x.final }) {
-			v.empty[i] = true
+		switch {
+		case wait != "":
+			v.total++
+		case w.only != nil && !w.only[i.node.Name]:
+			v.take(i, &affinity, final(notNamed))
+		default:
+			v.hear(i, w)
 		}
 	}
 	switch {
@@ -166,6 +154,28 @@ func look(w *wish, k *known) *verdict {
 		v.add(&volumes)
 	}
 	return v
+}
+
+// hear asks the rules about a node.
+func (v *verdict) hear(i *nodeInfo, w *wish) {
+	r, why := refusal(w, &place{i, v.around, w}, rules)
+	v.take(i, r, why)
+}
+
+// take counts what was said of a node in.
+func (v *verdict) take(i *nodeInfo, by *rule, why []reason) {
+	v.total++
+	if by == nil {
+		v.fit = append(v.fit, i)
+		return
+	}
+	v.add(by)
+	for _, x := range why {
+		v.reasons[x.text]++
+	}
+	if !slices.ContainsFunc(why, func(x reason) bool { return x.final }) {
+		v.empty = append(v.empty, i)
+	}
 }
 
 func (v *verdict) add(r *rule) {

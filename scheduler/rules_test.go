@@ -224,7 +224,7 @@ func TestRules(t *testing.T) {
 		"affinity exists":                    {testPod("p", 0, needing(corev1.NodeSelectorOpExists, "disk")), testNode("n", 1000), nil, final(noMatch)},
 		"the first rule that refuses speaks": {testPod("p", 5000), testNode("n", 1000, closed, taint("k", "v", corev1.TaintEffectNoSchedule)), nil, final("node(s) were unschedulable")},
 	} {
-		if _, got := refusal(newWish(x.pod), placeOf(x.pod, nodeWith(x.node, x.there...))); fmt.Sprint(got) != fmt.Sprint(x.want) {
+		if _, got := refusal(newWish(x.pod), placeOf(x.pod, nodeWith(x.node, x.there...)), rules); fmt.Sprint(got) != fmt.Sprint(x.want) {
 			t.Errorf("%s: %v, want %v", name, got, x.want)
 		}
 	}

@@ -2,7 +2,8 @@
 
 // Package scheduler owns the choice of a node for each Pod: a queue of Pods
 // that wait (queue.go), what is known of the nodes (node.go) and counted around
-// them (around.go), one file per rule, scores, who gives way to whom
+// them (around.go), what is kept of both for Pods that ask for the same
+// (class.go), one file per rule, scores, who gives way to whom
 // (preempt.go), and what is written of a Pod: its binding, or why it has none
 // (write.go). It acts on Pods whose schedulerName is default-scheduler and
 // leaves others alone. Nothing is polled: a Pod that found no place waits for a
@@ -118,16 +119,24 @@ func (s *Scheduler) place(ctx context.Context) bool {
 		s.events.Eventf(e.pod, nil, corev1.EventTypeWarning, "FailedScheduling", "Scheduling", "skip schedule deleting pod: %v/%v", e.pod.Namespace, e.pod.Name)
 		return true
 	}
-	if i := s.find(e); i != nil {
+	w := e.wish()
+	c := s.class(w)
+	if i := s.find(e, c); i != nil {
 		s.settle(ctx, e, i, delivery{})
 		return true
 	}
-	v := look(e.wish(), s.known)
+	var v *verdict
+	if c != nil {
+		v = c.verdict(w, e.promised)
+	}
+	if v == nil {
+		v = look(w, s.known)
+	}
 	if len(v.fit) == 0 {
 		s.refuse(ctx, e, v)
 		return true
 	}
-	i := best(e.wish(), v)
+	i := best(w, v)
 	if k := slices.IndexFunc(v.fit, func(i *nodeInfo) bool { return i.node.Name == e.promised }); k >= 0 {
 		i = v.fit[k] // what was made free for it
 	}
@@ -136,23 +145,30 @@ func (s *Scheduler) place(ctx context.Context) bool {
 	return true
 }
 
-// find is the short way to a node: what is known for Pods that ask for the
-// same. Nil is that every node must be looked at, to find one or to say why
-// there is none.
-func (s *Scheduler) find(e *entry) *nodeInfo {
-	c := s.class(e.wish())
+// find is the short way to a node: the one that was made free for the Pod, or
+// the best by what is known for Pods that ask for the same. Nil is that every
+// node must be looked at, to find one or to say why there is none.
+func (s *Scheduler) find(e *entry, c *class) *nodeInfo {
 	if c == nil {
 		return nil
 	}
-	if i := s.nodes[e.promised]; i != nil && i.node != nil {
-		// What was made free for it; around it is counted anew, as a class does
-		// not know whom it is promised to.
-		if by, _ := refusal(e.wish(), &place{i, newAround(e.wish(), s.known, luggage{}), e.wish()}); by == nil {
-			return i
-		}
+	i := s.nodes[e.promised]
+	if i == nil || i.node == nil {
+		i, _ = c.best()
+		return i
+	}
+	// A class does not know whom a node is promised to.
+	w := e.wish()
+	c.ask()
+	p := &place{i, nil, w}
+	if c.plain() {
+		p.around = c.nothingAround()
+	} else {
+		p.around = newAround(w, s.known, luggage{})
+	}
+	if by, _ := refusal(w, p, rules); by != nil {
 		return nil
 	}
-	i, _ := c.best()
 	return i
 }
 
