@@ -41,7 +41,13 @@ func (n *Network) forward() error {
 	if err != nil {
 		return err
 	}
-	if st.PodCIDR != n.cfg.PodCIDR {
+	if was := st.PodCIDR; was != n.cfg.PodCIDR {
+		if was.IsValid() {
+			if err := disclaim(was.Addr().Next()); err != nil {
+				return err
+			}
+			st.Addresses = slices.DeleteFunc(st.Addresses, func(a netip.Addr) bool { return a == was.Addr().Next() })
+		}
 		st.PodCIDR = n.cfg.PodCIDR
 		if err := n.writeHost(st); err != nil {
 			return err

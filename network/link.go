@@ -35,9 +35,12 @@ func (n *Network) connect(ctx context.Context, r record, path string) error {
 	}
 	defer ns.Close()
 	host, inner := hardwareAddr(r.IP, 0), hardwareAddr(r.IP, 1)
+	n.mu.Lock()
+	mtu := n.podMTU
+	n.mu.Unlock()
 	pair := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: r.Link, HardwareAddr: host, MTU: n.mtu, Flags: net.FlagUp, TxQLen: 1000},
-		PeerName:  "eth0", PeerHardwareAddr: inner, PeerNamespace: netlink.NsFd(ns), PeerMTU: uint32(n.mtu), PeerTxQLen: 1000,
+		LinkAttrs: netlink.LinkAttrs{Name: r.Link, HardwareAddr: host, MTU: mtu, Flags: net.FlagUp, TxQLen: 1000},
+		PeerName:  "eth0", PeerHardwareAddr: inner, PeerNamespace: netlink.NsFd(ns), PeerMTU: uint32(mtu), PeerTxQLen: 1000,
 	}
 	err = netlink.LinkAdd(pair)
 	if errors.Is(err, unix.EEXIST) {

@@ -14,6 +14,10 @@
 //	 │ veth
 //	Node pea…  10.244.0.7 dev pea… src 10.244.0.1 (permanent neighbour)
 //
+// The Pods of other machines are reached by one route per machine: plain where
+// it is on the same link, else through a VXLAN link with entries that are set,
+// never learned (peers.go).
+//
 // What is allocated is what the records in Dir say, one JSON file per sandbox,
 // so a killed process forgets nothing and a removed sandbox leaks nothing.
 package network
@@ -41,6 +45,12 @@ type Config struct {
 	// PodCIDR is the node's range of Pod addresses. Its first host address
 	// belongs to the node.
 	PodCIDR netip.Prefix
+	// Cluster is the range of all nodes' Pod addresses; without one it is
+	// PodCIDR.
+	Cluster netip.Prefix
+	// Overlay is the number of the cluster's network among those that share
+	// machines (VXLAN network identifier, 24 bits).
+	Overlay uint32
 	// Root is where /proc/sys is found; empty means "/".
 	Root string
 	Log  *slog.Logger
@@ -65,11 +75,14 @@ type Network struct {
 	links chan struct{}
 	mtu   int
 
+	peering sync.Mutex // one change of peers after another
+
 	mu      sync.Mutex // guards the fields below and the record files
 	records map[string]record
 	used    map[netip.Addr]string // address -> sandbox ID
 	linked  map[string]bool       // sandboxes whose link this process made
 	next    netip.Addr            // where the search for a free address starts
+	podMTU  int                   // of links that are made now
 }
 
 // Open takes up the network described by the records in cfg.Dir and makes the
@@ -79,6 +92,9 @@ func Open(ctx context.Context, cfg Config) (*Network, error) {
 		return nil, fmt.Errorf("cannot open network: pod CIDR %q is not an IPv4 range of /29 or larger", cfg.PodCIDR)
 	}
 	cfg.PodCIDR = cfg.PodCIDR.Masked()
+	if !cfg.Cluster.IsValid() {
+		cfg.Cluster = cfg.PodCIDR
+	}
 	if cfg.Root == "" {
 		cfg.Root = "/"
 	}
@@ -103,6 +119,7 @@ func Open(ctx context.Context, cfg Config) (*Network, error) {
 	if n.mtu, err = defaultMTU(); err != nil {
 		return nil, err
 	}
+	n.podMTU = n.mtu
 	if err := n.prepare(ctx); err != nil {
 		return nil, err
 	}

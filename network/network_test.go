@@ -59,7 +59,11 @@ func loopbackUp() error {
 
 func open(t *testing.T, dir, cidr string) *Network {
 	t.Helper()
-	cfg := Config{Dir: dir, Instance: "peapod-test", PodCIDR: netip.MustParsePrefix(cidr), Log: slog.New(slog.DiscardHandler)}
+	return openWith(t, Config{Dir: dir, Instance: "peapod-test", PodCIDR: netip.MustParsePrefix(cidr), Log: slog.New(slog.DiscardHandler)})
+}
+
+func openWith(t *testing.T, cfg Config) *Network {
+	t.Helper()
 	n, err := Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

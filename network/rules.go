@@ -60,7 +60,7 @@ func (n *Network) installRules(ctx context.Context) error {
 	cidr := n.cfg.PodCIDR.String()
 	// Pod to Pod and Pod to node keep the Pod's address; only what leaves the
 	// flat network takes the node's.
-	rule(chainPostrouting, "ip saddr", cidr, "ip daddr !=", cidr, "masquerade")
+	rule(chainPostrouting, "ip saddr", cidr, "ip daddr !=", n.cfg.Cluster.String(), "masquerade")
 	// A host port reached through 127.0.0.1, or by the very Pod behind it, must
 	// come back the way it went.
 	rule(chainPostrouting, "ip saddr 127.0.0.0/8 ip daddr", cidr, "snat to", n.Gateway().String())
