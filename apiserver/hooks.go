@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -65,7 +66,7 @@ type bootstrap struct {
 func (b bootstrap) run() error {
 	for _, steps := range [][]func() error{
 		slices.Concat(b.namespaces(), []func() error{b.priorities}, b.roles(), b.bindings()),
-		slices.Concat(b.contents(), []func() error{b.service, b.endpoints, b.endpointSlice}),
+		slices.Concat(b.contents(), b.forMembers(), []func() error{b.service, b.endpoints, b.endpointSlice}),
 	} {
 		var all errgroup.Group
 		for _, step := range steps {
@@ -129,7 +130,7 @@ func (b bootstrap) priorities() error {
 // roles creates the default roles, and adds what is missing to those that say
 // they may be updated. What a user added stays.
 func (b bootstrap) roles() (steps []func() error) {
-	for _, want := range auth.ClusterRoles() {
+	for _, want := range append(auth.ClusterRoles(), auth.MemberRole()) {
 		steps = append(steps, func() error {
 			have, err := b.server.rbac.ClusterRoles.Get(want.Name)
 			switch {
@@ -150,7 +151,7 @@ func (b bootstrap) roles() (steps []func() error) {
 
 // bindings does the same for the default bindings and their subjects.
 func (b bootstrap) bindings() (steps []func() error) {
-	for _, want := range auth.ClusterRoleBindings() {
+	for _, want := range append(auth.ClusterRoleBindings(), auth.MemberBinding()) {
 		steps = append(steps, func() error {
 			have, err := b.server.rbac.ClusterRoleBindings.Get(want.Name)
 			switch {
@@ -192,28 +193,56 @@ func (b bootstrap) service() error {
 	return unlessThere(err)
 }
 
-// endpoints says where the API answers: on its Service address, which the node
-// holds itself.
+// answers is where the API is reached: by all machines where it is advertised,
+// or else on its Service address, which this node holds itself.
+func (b bootstrap) answers() netip.AddrPort {
+	if a := b.server.config.Advertise; a.IsValid() {
+		return a
+	}
+	return netip.AddrPortFrom(ServiceAddress(b.server.config.Services), 443)
+}
+
+// endpoints says where the API answers.
 func (b bootstrap) endpoints() error {
-	ip := ServiceAddress(b.server.config.Services).String()
-	_, err := b.client.CoreV1().Endpoints(metav1.NamespaceDefault).Create(b.ctx, &corev1.Endpoints{
-		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"}},
-		Subsets: []corev1.EndpointSubset{{
-			Addresses: []corev1.EndpointAddress{{IP: ip}},
-			Ports:     []corev1.EndpointPort{{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP}},
-		}},
-	}, metav1.CreateOptions{})
-	return unlessThere(err)
+	at := b.answers()
+	want := []corev1.EndpointSubset{{
+		Addresses: []corev1.EndpointAddress{{IP: at.Addr().String()}},
+		Ports:     []corev1.EndpointPort{{Name: "https", Port: int32(at.Port()), Protocol: corev1.ProtocolTCP}},
+	}}
+	endpoints := b.client.CoreV1().Endpoints(metav1.NamespaceDefault)
+	have, err := endpoints.Get(b.ctx, "kubernetes", metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = endpoints.Create(b.ctx, &corev1.Endpoints{
+			ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"}}, Subsets: want,
+		}, metav1.CreateOptions{})
+		return unlessThere(err)
+	case err != nil || equality.Semantic.DeepEqual(have.Subsets, want):
+		return err
+	}
+	have.Subsets = want
+	_, err = endpoints.Update(b.ctx, have, metav1.UpdateOptions{})
+	return err
 }
 
 // endpointSlice says the same in the newer form.
 func (b bootstrap) endpointSlice() error {
-	ip := ServiceAddress(b.server.config.Services).String()
-	_, err := b.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Create(b.ctx, &discoveryv1.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
-		AddressType: discoveryv1.AddressTypeIPv4,
-		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{ip}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
-		Ports:       []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: ptr.To[int32](443), Protocol: ptr.To(corev1.ProtocolTCP)}},
-	}, metav1.CreateOptions{})
-	return unlessThere(err)
+	at := b.answers()
+	want := []discoveryv1.Endpoint{{Addresses: []string{at.Addr().String()}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}}
+	ports := []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: ptr.To(int32(at.Port())), Protocol: ptr.To(corev1.ProtocolTCP)}}
+	all := b.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault)
+	have, err := all.Get(b.ctx, "kubernetes", metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = all.Create(b.ctx, &discoveryv1.EndpointSlice{
+			ObjectMeta:  metav1.ObjectMeta{Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
+			AddressType: discoveryv1.AddressTypeIPv4, Endpoints: want, Ports: ports,
+		}, metav1.CreateOptions{})
+		return unlessThere(err)
+	case err != nil || equality.Semantic.DeepEqual(have.Endpoints, want) && equality.Semantic.DeepEqual(have.Ports, ports):
+		return err
+	}
+	have.Endpoints, have.Ports = want, ports
+	_, err = all.Update(b.ctx, have, metav1.UpdateOptions{})
+	return err
 }

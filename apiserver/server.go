@@ -72,6 +72,12 @@ type Config struct {
 	// Services is the range of Service addresses. The first is the API's own,
 	// as the Service kubernetes in the namespace default.
 	Services netip.Prefix
+	// Pods is the range of the Pod addresses of all machines; without one none
+	// can join.
+	Pods netip.Prefix
+	// Advertise is where other machines reach the API; without one only this
+	// machine does.
+	Advertise netip.AddrPort
 	// Version is the Kubernetes release that is served, as "v1.37.2": what
 	// `kubectl version` shows of this server.
 	Version string
