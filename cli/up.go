@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/daemon"
@@ -38,8 +39,11 @@ finds them untouched. "peapod down" ends them. A second Ctrl-C stops it at once.
 			o.Progress = func(step string) { line.say("peapod: %s", step) }
 			o.Ready = func(i daemon.Info) {
 				line.done()
-				fmt.Fprintf(t.out, "%s node %s is Ready after %.1fs; kubeconfig: %s\n",
-					paint(t.out, green, "peapod:"), i.NodeName, time.Since(begin).Seconds(), i.Kubeconfig)
+				where := "kubeconfig: " + i.Kubeconfig
+				if i.Kubeconfig == "" {
+					where = "cluster: " + i.Server
+				}
+				fmt.Fprintf(t.out, "%s node %s is Ready after %.1fs; %s\n", paint(t.out, green, "peapod:"), i.NodeName, time.Since(begin).Seconds(), where)
 			}
 			defer line.done()
 			return daemon.Up(c.Context(), o)
@@ -49,7 +53,21 @@ finds them untouched. "peapod down" ends them. A second Ctrl-C stops it at once.
 	upFlags(c, &o)
 	c.Flags().IntVarP(&verbosity, "v", "v", 0, "how much to log: 0 warnings, 1 what happens to Pods, 4 everything")
 	groupFlags(c, o.API.Flags())
+	joinFlags(c, &o)
 	return c
+}
+
+// joinFlags are in the place of all that is a cluster's own.
+func joinFlags(c *cobra.Command, o *daemon.Options) {
+	own := []string{"listen", "pod-cidr", "cluster-cidr", "service-cidr", "etcd-endpoints", "etcd-cafile", "etcd-certfile", "etcd-keyfile"}
+	for _, set := range o.API.Flags().FlagSets {
+		set.VisitAll(func(f *pflag.Flag) { own = append(own, f.Name) })
+	}
+	c.Flags().StringVar(&o.Join, "join", "", "URL of the API server of a cluster, of which this machine becomes a node")
+	cobra.CheckErr(c.Flags().MarkHidden("join")) // until a token gives a machine its certificates
+	for _, f := range own {
+		c.MarkFlagsMutuallyExclusive("join", f)
+	}
 }
 
 func upFlags(c *cobra.Command, o *daemon.Options) {
@@ -57,6 +75,7 @@ func upFlags(c *cobra.Command, o *daemon.Options) {
 	f.StringVar(&o.Listen, "listen", "127.0.0.1:6443", "address and port of the API server")
 	f.StringVar(&o.NodeName, "node-name", "", "name of this machine's Node (default: its host name)")
 	f.StringVar(&o.PodCIDR, "pod-cidr", "10.244.0.0/20", "IPv4 range of this node's Pod addresses")
+	f.StringVar(&o.ClusterCIDR, "cluster-cidr", "", "IPv4 range of all machines' Pod addresses; each that joins gets one as large as --pod-cidr (default: up to a /16 around --pod-cidr)")
 	f.StringVar(&o.ServiceCIDR, "service-cidr", "10.96.0.0/16", "IPv4 range of Service addresses; the first is the API server's, the tenth the name server's")
 	f.StringVar(&o.NodeListen, "node-listen", "", "address and port of the node agent's HTTPS endpoint (default: port 10250 of the node's address)")
 	f.StringSliceVar(&o.Etcd.Endpoints, "etcd-endpoints", nil, "an existing etcd cluster, instead of the one in this process")

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -91,6 +92,9 @@ func Up(ctx context.Context, o Options) error {
 	}
 	defer unlock()
 	first := s.untouched()
+	if err := s.sameCluster(m); err != nil {
+		return err
+	}
 	if m.Runtime != s.RuntimeEndpoint && !first {
 		return fmt.Errorf("the Pods of %s are on %s; end them with `peapod down` before they can be started on %s", s.root, runtimeName(m.Runtime), runtimeName(s.RuntimeEndpoint))
 	}
@@ -146,7 +150,8 @@ type node struct {
 	settings
 	fail    context.CancelCauseFunc
 	ip      netip.Addr
-	pki     *auth.PKI
+	pki     *auth.PKI // of a cluster's own machine
+	member  *member   // of a machine that joined another's
 	network *network.Network
 	images  *image.Store
 	api     *apiserver.Server
@@ -188,6 +193,9 @@ func (d *node) stop() {
 
 // start brings the parts up: what is below a part is there before it.
 func (d *node) start(ctx context.Context) error {
+	if d.Join != "" {
+		return d.startMember(ctx)
+	}
 	d.Progress("preparing keys and network")
 	if err := d.prepare(ctx); err != nil {
 		return err
@@ -214,25 +222,9 @@ func (d *node) start(ctx context.Context) error {
 }
 
 func (d *node) prepare(ctx context.Context) error {
-	var err error
-	if d.RuntimeEndpoint == "" {
-		d.network, err = network.Open(ctx, network.Config{Dir: d.path("network"), Instance: d.instance, PodCIDR: d.pods, Log: d.Log})
-		if err != nil {
-			return err
-		}
-		for _, a := range []netip.Addr{apiserver.ServiceAddress(d.services), dns.Address(d.services)} {
-			if err := d.network.Claim(a); err != nil {
-				return err
-			}
-		}
-	}
-	if d.ip, err = machineAddress(d.pods.Addr().Next()); err != nil {
+	// Any address that the default route leads to.
+	if err := d.chooseAddress("192.0.2.1:9", d.pods.Addr().Next()); err != nil {
 		return err
-	}
-	if a := d.nodeListen.Addr(); !a.IsValid() {
-		d.nodeListen = netip.AddrPortFrom(d.ip, d.nodeListen.Port())
-	} else if !a.IsUnspecified() {
-		d.ip = a
 	}
 	names := auth.Names{Node: d.NodeName}
 	for _, a := range []netip.Addr{d.ip, d.listen.Addr(), d.nodeListen.Addr(), d.pods.Addr().Next(), apiserver.ServiceAddress(d.services)} {
@@ -240,37 +232,82 @@ func (d *node) prepare(ctx context.Context) error {
 			names.IPs = append(names.IPs, net.IP(a.AsSlice()))
 		}
 	}
-	d.pki, err = auth.EnsurePKI(d.path("pki"), names, time.Now)
-	return err
+	var err error
+	if d.pki, err = auth.EnsurePKI(d.path("pki"), names, time.Now); err != nil {
+		return err
+	}
+	return d.openNetwork(ctx, d.pki.CAPEM, apiserver.ServiceAddress(d.services), dns.Address(d.services))
 }
 
-// machineAddress is the address others reach this machine by: that of the
-// default route's link, else the node's own in the Pod range.
-func machineAddress(gateway netip.Addr) (netip.Addr, error) {
-	// Connecting a datagram socket sends nothing; it asks the routing table.
-	c, err := net.Dial("udp4", "192.0.2.1:9")
+// openNetwork takes up the network of Pods, and the addresses of Services that
+// this machine serves itself. An external runtime has a network of its own.
+func (d *node) openNetwork(ctx context.Context, ca []byte, served ...netip.Addr) (err error) {
+	if d.RuntimeEndpoint != "" {
+		return nil
+	}
+	d.network, err = network.Open(ctx, network.Config{
+		Dir: d.path("network"), Instance: d.instance, PodCIDR: d.pods, Cluster: d.cluster, Overlay: overlayOf(ca), Log: d.Log,
+	})
 	if err != nil {
-		return gateway, nil
+		return err
+	}
+	for _, a := range served {
+		if err := d.network.Claim(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// overlayOf numbers a cluster's network, on all its machines alike.
+func overlayOf(ca []byte) uint32 {
+	h := fnv.New32a()
+	h.Write(ca)
+	return h.Sum32()&0xffffff | 1
+}
+
+// chooseAddress is told of somebody to reach, and finds the address that others
+// reach this machine by.
+func (d *node) chooseAddress(toward string, otherwise netip.Addr) (err error) {
+	if d.ip, err = machineAddress(toward, otherwise); err != nil {
+		return err
+	}
+	if a := d.nodeListen.Addr(); !a.IsValid() {
+		d.nodeListen = netip.AddrPortFrom(d.ip, d.nodeListen.Port())
+	} else if !a.IsUnspecified() {
+		d.ip = a
+	}
+	return nil
+}
+
+// machineAddress is that of the link that leads toward somebody.
+func machineAddress(toward string, otherwise netip.Addr) (netip.Addr, error) {
+	// Connecting a datagram socket sends nothing; it asks the routing table.
+	c, err := net.Dial("udp4", toward)
+	if err != nil {
+		return otherwise, nil
 	}
 	defer c.Close()
 	a, err := netip.ParseAddrPort(c.LocalAddr().String())
 	if err != nil {
-		return gateway, fmt.Errorf("cannot find this machine's address: %w", err)
+		return otherwise, fmt.Errorf("cannot find this machine's address: %w", err)
 	}
 	if a.Addr().IsLoopback() {
-		return gateway, nil
+		return otherwise, nil
 	}
 	return a.Addr(), nil
 }
 
 func (d *node) startAPI(ctx context.Context) error {
 	listen := []netip.AddrPort{d.listen}
+	var pods netip.Prefix
 	if d.network != nil {
 		listen = append(listen, netip.AddrPortFrom(apiserver.ServiceAddress(d.services), 443))
+		pods = d.cluster
 	}
 	var err error
 	d.api, err = apiserver.New(ctx, apiserver.Config{
-		DataDir: d.root, Listen: listen, PKI: d.pki, Services: d.services, Version: KubernetesVersion, Options: d.API, Log: d.Log,
+		DataDir: d.root, Listen: listen, Advertise: d.advertised(), PKI: d.pki, Services: d.services, Pods: pods, Version: KubernetesVersion, Options: d.API, Log: d.Log,
 		Etcd: apiserver.EtcdConfig{Endpoints: d.Etcd.Endpoints, CAFile: d.Etcd.CAFile, CertFile: d.Etcd.CertFile, KeyFile: d.Etcd.KeyFile},
 	})
 	if err != nil {
@@ -304,7 +341,7 @@ func (d *node) startRuntime(ctx context.Context) error {
 		d.onStop(func() { conn.Close() })
 	}
 	// Now there may be Pods, which `peapod down` has to find.
-	err := d.writeMarker(marker{Version: markerVersion, Runtime: d.RuntimeEndpoint})
+	err := d.writeMarker(marker{Version: markerVersion, Runtime: d.RuntimeEndpoint, Join: d.Join})
 	if err != nil || d.RuntimeEndpoint != "" {
 		return err
 	}

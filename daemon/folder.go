@@ -94,6 +94,9 @@ type marker struct {
 	// Runtime is the external CRI socket that the node's Pods run on; empty is
 	// the built-in runtime.
 	Runtime string `json:"runtime,omitempty"`
+	// Join is the API server of the cluster that the machine has joined; empty
+	// is a cluster of its own.
+	Join string `json:"join,omitempty"`
 }
 
 // markerVersion is the form of a data folder that this program knows.

@@ -5,6 +5,7 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 	ctrl "sigs.k8s.io/controller-runtime"
 	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -30,6 +32,7 @@ import (
 	"github.com/peapod/peapod/api/claim"
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/controller"
+	"github.com/peapod/peapod/controller/nodeipam"
 	"github.com/peapod/peapod/dns"
 	nodeagent "github.com/peapod/peapod/node"
 	"github.com/peapod/peapod/scheduler"
@@ -46,7 +49,17 @@ func (d *node) startLoops(ctx context.Context) error {
 	if err := d.startControllers(ctx); err != nil {
 		return err
 	}
-	agent, err := d.newAgent()
+	api, err := kubernetes.NewForConfig(d.api.ClientConfig("system:node:"+d.NodeName, "system:nodes", masters))
+	if err != nil {
+		return fmt.Errorf("cannot start the node agent: %w", err)
+	}
+	certFile, keyFile := d.pki.Pair("kubelet")
+	return d.startAgent(ctx, nodeagent.Config{Client: api, PodCIDR: d.pods.String(), Untaint: true, Serve: endpoint(certFile, keyFile, d.pki.Pool())})
+}
+
+// startAgent starts the node agent, and waits for the node.
+func (d *node) startAgent(ctx context.Context, c nodeagent.Config) error {
+	agent, err := d.newAgent(c)
 	if err != nil {
 		return err
 	}
@@ -58,9 +71,17 @@ func (d *node) startLoops(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if d.Ready != nil {
-		d.Ready(Info{NodeName: d.NodeName, Kubeconfig: d.kubeconfig(), Server: dialable(d.listen).String()})
+		d.Ready(d.info())
 	}
 	return nil
+}
+
+// info is what a user needs to know of the node.
+func (d *node) info() Info {
+	if d.Join != "" {
+		return Info{NodeName: d.NodeName, Server: d.Join}
+	}
+	return Info{NodeName: d.NodeName, Kubeconfig: d.kubeconfig(), Server: dialable(d.listen).String()}
 }
 
 func (d *node) startControllers(ctx context.Context) error {
@@ -79,6 +100,11 @@ func (d *node) startControllers(ctx context.Context) error {
 	}
 	if err := controller.Add(m, config); err != nil {
 		return err
+	}
+	if d.network != nil {
+		if err := nodeipam.Add(m, nodeipam.Config{Cluster: d.cluster, Own: d.pods}); err != nil {
+			return fmt.Errorf("cannot start the controllers: %w", err)
+		}
 	}
 	if err := localClass(ctx, own); err != nil {
 		return err
@@ -102,19 +128,34 @@ func (d *node) startControllers(ctx context.Context) error {
 		return fmt.Errorf("cannot start the scheduler: %w", err)
 	}
 	s := scheduler.New(scheduler.Config{Client: binder, Informers: followed, Log: d.Log})
-	if d.addresses, err = d.newServices(ctx, m); err != nil {
+	if err := d.startServices(ctx, m.GetCache(), m.GetEventRecorderFor("kube-proxy")); err != nil {
 		return err
-	}
-	if d.network != nil {
-		names, err := d.newDNS(ctx, m.GetCache())
-		if err != nil {
-			return err
-		}
-		d.part(ctx, "the cluster's name server", names.Run)
 	}
 	d.part(ctx, "the controllers", m.Start)
 	d.part(ctx, "the scheduler", s.Run)
+	return nil
+}
+
+// startServices starts what every machine does for the whole cluster: Services,
+// their names, and the ways to other machines' Pods.
+func (d *node) startServices(ctx context.Context, shared ctrlcache.Cache, events record.EventRecorder) (err error) {
+	if d.addresses, err = d.newServices(ctx, shared, events); err != nil {
+		return err
+	}
 	d.part(ctx, "the addresses of Services", d.addresses.Run)
+	if d.network == nil {
+		return nil
+	}
+	names, err := d.newDNS(ctx, shared)
+	if err != nil {
+		return err
+	}
+	d.part(ctx, "the cluster's name server", names.Run)
+	nodes, err := shared.GetInformer(ctx, &corev1.Node{})
+	if err != nil {
+		return fmt.Errorf("cannot follow the machines of the cluster: %w", err)
+	}
+	d.part(ctx, "the ways to other machines", newPeers(d.NodeName, d.network, nodes, d.Log).run)
 	return nil
 }
 
@@ -135,17 +176,17 @@ func localClass(ctx context.Context, c kubernetes.Interface) error {
 
 // newServices makes what leads the addresses of Services to their Pods. Where
 // the Pods' network is an external runtime's, their range is not known.
-func (d *node) newServices(ctx context.Context, m ctrl.Manager) (*service.Proxy, error) {
+func (d *node) newServices(ctx context.Context, shared ctrlcache.Cache, events record.EventRecorder) (*service.Proxy, error) {
 	c := service.Config{
 		Instance: d.instance, NodeName: d.NodeName, NodeIP: d.ip, Services: d.services,
-		Events: m.GetEventRecorderFor("kube-proxy"), Log: d.Log,
+		Events: events, Log: d.Log,
 	}
 	for _, x := range []struct {
 		kind client.Object
 		to   *service.Informer
 	}{{&corev1.Service{}, &c.ServiceInformer}, {&discoveryv1.EndpointSlice{}, &c.SliceInformer}, {&corev1.Node{}, &c.NodeInformer}} {
 		var err error
-		if *x.to, err = m.GetCache().GetInformer(ctx, x.kind); err != nil {
+		if *x.to, err = shared.GetInformer(ctx, x.kind); err != nil {
 			return nil, fmt.Errorf("cannot serve addresses of Services: %w", err)
 		}
 	}
@@ -174,49 +215,46 @@ func (d *node) newDNS(ctx context.Context, shared ctrlcache.Cache) (*dns.Server,
 	})
 }
 
-func (d *node) newAgent() (*nodeagent.Agent, error) {
-	api, err := kubernetes.NewForConfig(d.api.ClientConfig("system:node:"+d.NodeName, "system:nodes", masters))
-	if err != nil {
-		return nil, fmt.Errorf("cannot start the node agent: %w", err)
-	}
+// newAgent completes what only its caller knows: how the API is reached.
+func (d *node) newAgent(config nodeagent.Config) (*nodeagent.Agent, error) {
 	l, err := net.Listen("tcp", d.nodeListen.String())
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s for the node's endpoint: %w", d.nodeListen, err)
 	}
-	config := nodeagent.Config{
-		NodeName: d.NodeName, Client: api, CRI: d.cri, Dir: d.path("node"), Seccomp: d.path("seccomp"), LogDir: d.podLogs(), CgroupRoot: d.instance,
-		IP: net.IP(d.ip.AsSlice()), PodCIDR: d.pods.String(), Listen: l, Serve: d.serveNode, Version: KubernetesVersion,
-		APIHost: apiserver.ServiceAddress(d.services).String(), APIPort: "443", Drained: d.addresses.Drained, ClusterDomain: dns.Domain, Log: d.Log,
-	}
+	config.NodeName, config.IP, config.Listen, config.Version = d.NodeName, net.IP(d.ip.AsSlice()), l, KubernetesVersion
+	config.CRI, config.Dir, config.LogDir, config.Seccomp, config.CgroupRoot = d.cri, d.path("node"), d.podLogs(), d.path("seccomp"), d.instance
+	config.APIHost, config.APIPort, config.ClusterDomain = apiserver.ServiceAddress(d.services).String(), "443", dns.Domain
+	config.Drained, config.Log = d.addresses.Drained, d.Log
 	if d.network != nil {
 		config.ClusterDNS = dns.Address(d.services).String()
 	}
 	return nodeagent.New(config)
 }
 
-// serveNode serves the node's endpoint to the API server, known by its
+// endpoint serves the node's endpoint to the API server, known by its
 // certificate, and to administrators.
-func (d *node) serveNode(ctx context.Context, l net.Listener, h http.Handler) error {
-	certFile, keyFile := d.pki.Pair("kubelet")
-	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err != nil {
-		return fmt.Errorf("cannot load the node's certificate: %w", err)
+func endpoint(certFile, keyFile string, clients *x509.CertPool) func(context.Context, net.Listener, http.Handler) error {
+	return func(ctx context.Context, l net.Listener, h http.Handler) error {
+		cert, err := tls.LoadX509KeyPair(certFile, keyFile)
+		if err != nil {
+			return fmt.Errorf("cannot load the node's certificate: %w", err)
+		}
+		s := &http.Server{
+			Handler: nodeagent.Guard(h, mayAsk), ReadHeaderTimeout: 30 * time.Second,
+			TLSConfig: &tls.Config{
+				MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert},
+				ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: clients,
+			},
+			// Streams upgrade the connection, which HTTP/2 cannot.
+			TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
+		}
+		stop := context.AfterFunc(ctx, func() { s.Close() })
+		defer stop()
+		if err := s.ServeTLS(l, "", ""); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
 	}
-	s := &http.Server{
-		Handler: nodeagent.Guard(h, mayAsk), ReadHeaderTimeout: 30 * time.Second,
-		TLSConfig: &tls.Config{
-			MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert},
-			ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: d.pki.Pool(),
-		},
-		// Streams upgrade the connection, which HTTP/2 cannot.
-		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
-	}
-	stop := context.AfterFunc(ctx, func() { s.Close() })
-	defer stop()
-	if err := s.ServeTLS(l, "", ""); err != nil && !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
 }
 
 // mayAsk knows the API server and administrators.

@@ -53,6 +53,9 @@ type Options struct {
 	Listen   string // host:port of the API server
 	NodeName string // empty: the host name
 	PodCIDR  string // this node's IPv4 range of Pod addresses
+	// ClusterCIDR is the IPv4 range of all machines' Pod addresses. Empty is the
+	// largest one around PodCIDR, up to a /16, that leaves the Services alone.
+	ClusterCIDR string
 	// ServiceCIDR is the IPv4 range of Services.
 	ServiceCIDR string
 	// NodeListen is host:port of the node agent's HTTPS endpoint. Its host is
@@ -67,6 +70,10 @@ type Options struct {
 	Etcd     EtcdOptions
 	// API is what kube-apiserver's flags choose; nil chooses nothing.
 	API *apiserver.Options
+	// Join is the URL of the API server of a cluster that this machine is to be a
+	// node of; empty starts one here. The ranges and the etcd are the cluster's
+	// then, and nothing listens on Listen.
+	Join string
 
 	Log *slog.Logger
 	// Progress is told each step of a start; it may be nil.
@@ -106,6 +113,7 @@ type settings struct {
 	listen     netip.AddrPort
 	nodeListen netip.AddrPort // without a valid address: the node's own
 	pods       netip.Prefix
+	cluster    netip.Prefix // all machines' Pods
 	services   netip.Prefix
 }
 
@@ -126,12 +134,6 @@ func (o Options) check() (settings, error) {
 	if problems := validation.IsDNS1123Subdomain(s.NodeName); len(problems) > 0 {
 		return s, misuse("--node-name %q: %s", s.NodeName, problems[0])
 	}
-	if s.listen, err = parseListen("--listen", o.Listen); err != nil {
-		return s, err
-	}
-	if s.listen.Port() == 0 {
-		return s, misuse("--listen %q: want a port from 1 to 65535", o.Listen)
-	}
 	if o.NodeListen == "" {
 		o.NodeListen = ":10250"
 	}
@@ -144,14 +146,13 @@ func (o Options) check() (settings, error) {
 	if strings.HasPrefix(o.NodeListen, ":") {
 		s.nodeListen = netip.AddrPortFrom(netip.Addr{}, s.nodeListen.Port())
 	}
-	if s.pods, err = parseRange("--pod-cidr", o.PodCIDR, 29); err != nil {
-		return s, err
+	if o.Join == "" {
+		err = s.checkCluster()
+	} else {
+		err = checkJoin(o.Join)
 	}
-	if s.services, err = parseRange("--service-cidr", o.ServiceCIDR, 28); err != nil {
+	if err != nil {
 		return s, err
-	}
-	if s.pods.Overlaps(s.services) {
-		return s, misuse("--pod-cidr %s and --service-cidr %s overlap", s.pods, s.services)
 	}
 	if s.RuntimeEndpoint, err = parseEndpoint(o.RuntimeEndpoint); err != nil {
 		return s, err
@@ -162,14 +163,6 @@ func (o Options) check() (settings, error) {
 	if !slices.Contains([]string{LauncherAuto, LauncherNative, LauncherOCI}, s.Launcher) {
 		return s, misuse("--launcher %q: want %s, %s or %s", o.Launcher, LauncherOCI, LauncherNative, LauncherAuto)
 	}
-	if err := o.Etcd.check(); err != nil {
-		return s, err
-	}
-	if o.API != nil {
-		if err := o.API.Validate(); err != nil {
-			return s, optionError{err}
-		}
-	}
 	if s.Log == nil {
 		s.Log = slog.Default()
 	}
@@ -177,6 +170,73 @@ func (o Options) check() (settings, error) {
 		s.Progress = func(string) {}
 	}
 	return s, nil
+}
+
+// checkCluster parses what a cluster is made with.
+func (s *settings) checkCluster() (err error) {
+	if s.listen, err = parseListen("--listen", s.Listen); err != nil {
+		return err
+	}
+	if s.listen.Port() == 0 {
+		return misuse("--listen %q: want a port from 1 to 65535", s.Listen)
+	}
+	if err := s.checkRanges(); err != nil {
+		return err
+	}
+	if s.API != nil {
+		if err := s.API.Validate(); err != nil {
+			return optionError{err}
+		}
+	}
+	return s.Etcd.check()
+}
+
+// checkRanges parses the addresses of Pods and Services.
+func (s *settings) checkRanges() (err error) {
+	if s.pods, err = parseRange("--pod-cidr", s.PodCIDR, 29); err != nil {
+		return err
+	}
+	if s.services, err = parseRange("--service-cidr", s.ServiceCIDR, 28); err != nil {
+		return err
+	}
+	if s.pods.Overlaps(s.services) {
+		return misuse("--pod-cidr %s and --service-cidr %s overlap", s.pods, s.services)
+	}
+	if s.ClusterCIDR == "" {
+		s.cluster = around(s.pods, s.services)
+		return nil
+	}
+	if s.cluster, err = parseRange("--cluster-cidr", s.ClusterCIDR, 29); err != nil {
+		return err
+	}
+	switch {
+	case !s.cluster.Contains(s.pods.Addr()) || s.cluster.Bits() > s.pods.Bits():
+		return misuse("--pod-cidr %s is not in --cluster-cidr %s", s.pods, s.cluster)
+	case s.cluster.Overlaps(s.services):
+		return misuse("--cluster-cidr %s and --service-cidr %s overlap", s.cluster, s.services)
+	}
+	return nil
+}
+
+// around is the largest range around pods, up to a /16, that leaves services
+// alone.
+func around(pods, services netip.Prefix) netip.Prefix {
+	const largest = 16
+	for bits := min(largest, pods.Bits()); bits < pods.Bits(); bits++ {
+		if p := netip.PrefixFrom(pods.Addr(), bits).Masked(); !p.Overlaps(services) {
+			return p
+		}
+	}
+	return pods
+}
+
+// checkJoin finds what cannot be the URL of an API server.
+func checkJoin(server string) error {
+	u, err := url.Parse(server)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.Path != "" && u.Path != "/" {
+		return misuse("--join %q: want the URL of an API server, such as https://192.168.1.10:6443", server)
+	}
+	return nil
 }
 
 func parseListen(flag, value string) (netip.AddrPort, error) {

@@ -47,9 +47,12 @@ type Config struct {
 	Seccomp string
 	// CgroupRoot is the parent of all Pods' cgroups.
 	CgroupRoot string
-	// IP is the node's own address; PodCIDR its range.
+	// IP is the node's own address; PodCIDR its range, where it is not the
+	// cluster that gives it one (AwaitRange).
 	IP      net.IP
 	PodCIDR string
+	// Untaint has the agent take away the taint that a new Node begins with.
+	Untaint bool
 	// Listen serves logs, exec and the like over TLS; TLS asks for client
 	// certificates of the cluster.
 	Listen net.Listener

@@ -122,8 +122,8 @@ func (a *Agent) post(ctx context.Context, st corev1.NodeStatus) error {
 	n, err := nodes.Get(ctx, a.cfg.NodeName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		n, err = nodes.Create(ctx, &corev1.Node{
-			ObjectMeta: metav1.ObjectMeta{Name: a.cfg.NodeName, Labels: a.nodeLabels()},
-			Spec:       corev1.NodeSpec{PodCIDR: a.cfg.PodCIDR, PodCIDRs: []string{a.cfg.PodCIDR}},
+			ObjectMeta: metav1.ObjectMeta{Name: a.cfg.NodeName, Labels: nodeLabels(a.cfg.NodeName)},
+			Spec:       corev1.NodeSpec{PodCIDR: a.cfg.PodCIDR},
 		}, metav1.CreateOptions{})
 	}
 	if err != nil {
@@ -207,9 +207,9 @@ func (a *Agent) followNode(ctx context.Context) error {
 	return nil
 }
 
-func (a *Agent) nodeLabels() map[string]string {
+func nodeLabels(name string) map[string]string {
 	return map[string]string{
-		corev1.LabelHostname: a.cfg.NodeName, corev1.LabelOSStable: "linux", corev1.LabelArchStable: runtime.GOARCH,
+		corev1.LabelHostname: name, corev1.LabelOSStable: "linux", corev1.LabelArchStable: runtime.GOARCH,
 		"beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": runtime.GOARCH,
 	}
 }
@@ -217,7 +217,9 @@ func (a *Agent) nodeLabels() map[string]string {
 // patchNode writes status and labels. Taints are the business of the node
 // controller, which goes by the status, but for the one that every new Node
 // begins with: the controllers start beside this agent and come to it a few
-// tenths of a second later, and until then no Pod could be placed.
+// tenths of a second later, and until then no Pod could be placed. Where they do
+// not start with it, they do it: a node may not change its taints
+// (NodeRestriction).
 func (a *Agent) patchNode(ctx context.Context, n *corev1.Node, st corev1.NodeStatus) (*corev1.Node, error) {
 	for i, c := range st.Conditions {
 		for _, was := range n.Status.Conditions {
@@ -233,9 +235,9 @@ func (a *Agent) patchNode(ctx context.Context, n *corev1.Node, st corev1.NodeSta
 		return nil, err
 	}
 	taints := slices.DeleteFunc(slices.Clone(up.Spec.Taints), func(t corev1.Taint) bool {
-		return t.Key == corev1.TaintNodeNotReady && t.Effect == corev1.TaintEffectNoSchedule
+		return a.cfg.Untaint && t.Key == corev1.TaintNodeNotReady && t.Effect == corev1.TaintEffectNoSchedule
 	})
-	patch := map[string]any{"metadata": map[string]any{"labels": a.nodeLabels()}}
+	patch := map[string]any{"metadata": map[string]any{"labels": nodeLabels(a.cfg.NodeName)}}
 	if len(taints) < len(up.Spec.Taints) {
 		patch["spec"] = map[string]any{"taints": taints}
 		patch["metadata"].(map[string]any)["resourceVersion"] = up.ResourceVersion // nobody else's taint is lost

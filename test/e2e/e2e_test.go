@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	toolswatch "k8s.io/client-go/tools/watch"
 
+	"github.com/peapod/peapod/test/hosts"
 	"github.com/peapod/peapod/test/imagefile"
 	"github.com/peapod/peapod/test/machine"
 )
@@ -48,6 +49,8 @@ type cluster struct {
 	home, dir    string // the tests' own files; the data folder in it
 	bin, kubectl string
 	flags        []string
+	host         *hosts.Host // on which it is; nil is the test's own machine
+	member       bool        // its control plane is elsewhere
 	process      *exec.Cmd
 	log          *os.File
 	client       kubernetes.Interface
@@ -152,10 +155,18 @@ func packImage(file, ref string, config ispecs.ImageConfig, programs map[string]
 func (c *cluster) peapod(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, "peapod"), args...)
+	cmd := c.program(ctx, args...)
 	cmd.Env = append(os.Environ(), "PEAPOD_DATA_DIR="+c.dir)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
+}
+
+// program is peapod on the machine of c, not started.
+func (c *cluster) program(ctx context.Context, args ...string) *exec.Cmd {
+	if c.host != nil {
+		return c.host.Command(ctx, filepath.Join(c.bin, "peapod"), args...)
+	}
+	return exec.CommandContext(ctx, filepath.Join(c.bin, "peapod"), args...)
 }
 
 // start runs `peapod up` until it says that the node is Ready.
@@ -165,7 +176,7 @@ func (c *cluster) start() error {
 		return err
 	}
 	c.log = log
-	c.process = exec.Command(filepath.Join(c.bin, "peapod"), append([]string{"up", "--data-dir", c.dir, "--launcher", *launcher, "-v=1"}, c.flags...)...)
+	c.process = c.program(context.Background(), append([]string{"up", "--data-dir", c.dir, "--launcher", *launcher, "-v=1"}, c.flags...)...)
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -186,6 +197,9 @@ func (c *cluster) start() error {
 		c.process.Wait()
 		tail, _ := os.ReadFile(log.Name())
 		return fmt.Errorf("peapod up did not become Ready: %q, %w\n%s", line[:n], err, tail[max(0, len(tail)-4000):])
+	}
+	if c.member {
+		return nil
 	}
 	if c.config, err = clientcmd.BuildConfigFromFlags("", c.kubeconfig()); err != nil {
 		return err
