@@ -11,6 +11,7 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/conversion"
@@ -72,8 +73,11 @@ func (r *row) register(s *runtime.Scheme) error {
 			label = alias
 		}
 		if _, ok := known[label]; !ok {
-			if r.gv.Group == batchv1.GroupName {
-				return "", "", fmt.Errorf("field label %q not supported for %s", label, r.kind) // this group has words of its own
+			switch r.gv.Group { // some have words of their own
+			case batchv1.GroupName:
+				return "", "", fmt.Errorf("field label %q not supported for %s", label, r.kind)
+			case resourcev1.GroupName:
+				return "", "", fmt.Errorf("field label not supported for %s: %s", r.gv.WithKind(r.kind), label)
 			}
 			return "", "", fmt.Errorf("field label not supported: %s", label)
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -165,6 +166,8 @@ func (q quotas) list(ctx context.Context, kind schema.GroupVersionResource, name
 		list = &corev1.ServiceList{}
 	case corev1.Resource("persistentvolumeclaims"):
 		list, from = &corev1.PersistentVolumeClaimList{}, q.live
+	case resourcev1.Resource("resourceclaims"):
+		list, from = &resourcev1.ResourceClaimList{}, q.live
 	default:
 		found, err := q.metadata.Resource(kind).Namespace(namespace).List(ctx, metav1.ListOptions{})
 		if err != nil {

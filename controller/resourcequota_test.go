@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -153,4 +154,28 @@ func TestQuotaOfNumbers(t *testing.T) {
 	usedIs(t, q, "services", "1", "services.nodeports", "0")
 	erase(t, custom(group, kind, ns, "one"), metav1.DeletePropagationBackground)
 	usedIs(t, q, "count/coins."+group, "0")
+}
+
+// Claims to devices cost what they can be given of each class.
+func TestQuotaOfDevices(t *testing.T) {
+	ns := space(t)
+	const perClass = "gpu.example.com.deviceclass.resource.k8s.io/devices"
+	claim := func(name string, r ...resourcev1.DeviceRequest) *resourcev1.ResourceClaim {
+		return &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: r}}}
+	}
+	exactly := func(name string, n int64) resourcev1.DeviceRequest {
+		return resourcev1.DeviceRequest{Name: name, Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu.example.com", Count: n}}
+	}
+	before := claim("before", exactly("a", 2))
+	put(t, before)
+	q := limited(t, ns, corev1.ResourceQuotaSpec{Hard: amounts(perClass, "7", "count/resourceclaims.resource.k8s.io", "2")})
+	usedIs(t, q, perClass, "2", "count/resourceclaims.resource.k8s.io", "1")
+	refused(t, claim("all", resourcev1.DeviceRequest{Name: "a", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu.example.com", AllocationMode: resourcev1.DeviceAllocationModeAll}}),
+		"exceeded quota: "+q.Name+", requested: "+perClass+"=32, used: "+perClass+"=2, limited: "+perClass+"=7")
+	put(t, claim("first", exactly("a", 1), resourcev1.DeviceRequest{Name: "b", FirstAvailable: []resourcev1.DeviceSubRequest{
+		{Name: "many", DeviceClassName: "gpu.example.com", Count: 4}, {Name: "few", DeviceClassName: "gpu.example.com", Count: 2}, {Name: "other", DeviceClassName: "other.example.com", Count: 9},
+	}}))
+	usedIs(t, q, perClass, "7", "count/resourceclaims.resource.k8s.io", "2")
+	erase(t, before, metav1.DeletePropagationBackground)
+	usedIs(t, q, perClass, "5", "count/resourceclaims.resource.k8s.io", "1")
 }

@@ -25,6 +25,10 @@ const (
 	mostRetry  = 2 * time.Minute
 )
 
+// errNoDevices keeps a Pod that claims devices from running without them,
+// whoever bound it here.
+var errNoDevices = errors.New("this node has no drivers of devices")
+
 // act starts a job for each action that is not under way already.
 func (x *actor) act(ctx context.Context, p *corev1.Pod, have *observed, d decision) {
 	for _, a := range d.actions {
@@ -96,7 +100,8 @@ func (x *actor) holdOff() {
 	x.mem.retryAt = x.agent.cfg.Now().Add(x.mem.retries)
 }
 
-// prepare makes what containers of the Pod lean on: cgroup and volumes.
+// prepare makes what containers of the Pod lean on: cgroup and volumes. Devices
+// of drivers it has none.
 func (x *actor) prepare(ctx context.Context, p *corev1.Pod, limits podLimits) error {
 	if err := x.agent.cgroups.make(p, limits); err != nil {
 		x.event(p, corev1.EventTypeWarning, "FailedCreatePodContainer", "unable to ensure pod container exists: %v", err)
@@ -106,6 +111,10 @@ func (x *actor) prepare(ctx context.Context, p *corev1.Pod, limits podLimits) er
 		return err
 	}
 	x.agent.objects.follow(x, p)
+	if len(p.Spec.ResourceClaims) > 0 {
+		x.event(p, corev1.EventTypeWarning, "FailedPrepareDynamicResources", "Failed to prepare dynamic resources: %v", errNoDevices)
+		return errNoDevices
+	}
 	for _, v := range p.Spec.Volumes {
 		if v.Image != nil {
 			continue // the runtime's

@@ -15,6 +15,7 @@ import (
 	grpcstatus "google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/api/pod"
 )
@@ -467,6 +468,22 @@ func TestImageChange(t *testing.T) {
 		if s := w.get("uid-p").Status; s.ContainerStatuses[0].Image != "peapod.dev/test:2" || s.ContainerStatuses[1].RestartCount != 0 || s.ObservedGeneration != 2 {
 			t.Errorf("status is %+v", s)
 		}
+	})
+}
+
+// TestNoDevices: a Pod that claims devices does not run without them, and says
+// why.
+func TestNoDevices(t *testing.T) {
+	inWorld(t, func(w *world) {
+		p := podOf("p", 30, corev1.Container{Name: "a"})
+		p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu", ResourceClaimName: ptr.To("gpu")}}
+		w.create(p)
+		w.pass(time.Second)
+		w.wantStates("Pending a=ContainerCreating")
+		if got := w.about("FailedPrepareDynamicResources"); len(got) == 0 || !strings.HasSuffix(got[0], "event Warning FailedPrepareDynamicResources: Failed to prepare dynamic resources: this node has no drivers of devices") {
+			t.Errorf("events %v", got)
+		}
+		w.want(w.about("start a", "sandbox"))
 	})
 }
 

@@ -64,7 +64,7 @@ type (
 )
 
 // rules in the order they are asked; the first that refuses speaks.
-var rules = []*rule{&unschedulable, &taints, &affinity, &hostPorts, &resources, &soleClaims, &volumes, &volumeZones, &topologySpread, &podAffinity}
+var rules = []*rule{&unschedulable, &taints, &affinity, &hostPorts, &resources, &soleClaims, &volumes, &volumeZones, &topologySpread, &podAffinity, &devices}
 
 // anyNode stands for what is missing when there is no node at all.
 var anyNode = rule{cures: func(_ *wish, c any) bool {

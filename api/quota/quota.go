@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package quota owns what objects cost under a ResourceQuota: Pods, Services
-// and claims by their resources, everything else by its number. It does not own
+// and claims to volumes and devices by their resources, everything else by its number. It does not own
 // who charges: the API server does on every write, and a controller counts anew
 // when something is gone.
 package quota
@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -29,16 +30,20 @@ type Lister func(kind schema.GroupVersionResource, namespace string) ([]runtime.
 func Evaluators(list Lister) []quota.Evaluator {
 	return []quota.Evaluator{
 		evaluator[corev1.Pod]{
-			resource: "pods", list: list, names: podResources, usage: podUsage, scope: podInScope,
+			kind: corev1.SchemeGroupVersion.WithResource("pods"), list: list, names: podResources, usage: podUsage, scope: podInScope,
 			handles: podHandled, required: podRequired,
 		},
 		evaluator[corev1.Service]{
-			resource: "services", list: list, names: serviceResources, usage: serviceUsage,
+			kind: corev1.SchemeGroupVersion.WithResource("services"), list: list, names: serviceResources, usage: serviceUsage,
 			handles: func(a admission.Attributes, _, _ *corev1.Service) bool { return a.GetSubresource() == "" },
 		},
 		evaluator[corev1.PersistentVolumeClaim]{
-			resource: "persistentvolumeclaims", list: list, names: claimResources, usage: claimUsage, scope: claimInScope,
+			kind: corev1.SchemeGroupVersion.WithResource("persistentvolumeclaims"), list: list, names: claimResources, usage: claimUsage, scope: claimInScope,
 			handles: claimHandled,
+		},
+		evaluator[resourcev1.ResourceClaim]{
+			kind: resourcev1.SchemeGroupVersion.WithResource("resourceclaims"), list: list, names: deviceResources, usage: deviceUsage,
+			handles: func(a admission.Attributes, _, _ *resourcev1.ResourceClaim) bool { return a.GetSubresource() == "" },
 		},
 	}
 }
@@ -80,10 +85,10 @@ func Admission() quota.Configuration {
 	return generic.NewConfiguration(all, Ignored())
 }
 
-// evaluator measures objects of one kind of the core group. Without scope its
-// objects are in none.
+// evaluator measures objects of one kind. Without scope its objects are in
+// none.
 type evaluator[T any] struct {
-	resource string
+	kind     schema.GroupVersionResource
 	list     Lister
 	names    func(corev1.ResourceName) bool
 	usage    func(*T) corev1.ResourceList
@@ -97,7 +102,7 @@ func of[T any](o runtime.Object) *T {
 	return t
 }
 
-func (e evaluator[T]) GroupResource() schema.GroupResource { return corev1.Resource(e.resource) }
+func (e evaluator[T]) GroupResource() schema.GroupResource { return e.kind.GroupResource() }
 
 // Constraints says what an object has to tell while there is a quota on it.
 func (e evaluator[T]) Constraints(required []corev1.ResourceName, o runtime.Object) error {
@@ -168,7 +173,7 @@ func (e evaluator[T]) Usage(o runtime.Object) (corev1.ResourceList, error) {
 
 func (e evaluator[T]) UsageStats(o quota.UsageStatsOptions) (quota.UsageStats, error) {
 	list := func(namespace string) ([]runtime.Object, error) {
-		return e.list(corev1.SchemeGroupVersion.WithResource(e.resource), namespace)
+		return e.list(e.kind, namespace)
 	}
 	return generic.CalculateUsageStats(o, list, e.inScope, e.Usage)
 }

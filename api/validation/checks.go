@@ -3,6 +3,7 @@
 package validation
 
 import (
+	"cmp"
 	"maps"
 	"path"
 	"regexp"
@@ -193,7 +194,7 @@ func declaredKept(changed bool, at *field.Path) field.ErrorList {
 
 func yes(b *bool) bool { return b != nil && *b }
 
-func sorted[M ~map[string]V, V any](m M) []string { return slices.Sorted(maps.Keys(m)) }
+func sorted[M ~map[K]V, K cmp.Ordered, V any](m M) []K { return slices.Sorted(maps.Keys(m)) }
 
 // eachContainer visits all containers: first init, then main, then ephemeral.
 func eachContainer(s *corev1.PodSpec, at *field.Path, visit func(c *corev1.Container, at *field.Path)) {

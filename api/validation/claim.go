@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -20,11 +21,13 @@ import (
 // claimTemplate checks the claim of an ephemeral volume. Of its metadata only
 // labels and annotations are used.
 func claimTemplate(t *corev1.PersistentVolumeClaimTemplate, at *field.Path) field.ErrorList {
-	m := at.Child("metadata")
-	errs := apivalidation.ValidateAnnotations(t.Annotations, m.Child("annotations"))
-	errs = append(errs, metavalidation.ValidateLabels(t.Labels, m.Child("labels"))...)
-	errs = append(errs, onlyFields(t.ObjectMeta, map[string]bool{"Annotations": true, "Labels": true}, "cannot be set", m)...)
-	return append(errs, claimSpec(&t.Spec, at.Child("spec"))...)
+	return append(claimTemplateMeta(&t.ObjectMeta, at.Child("metadata")), claimSpec(&t.Spec, at.Child("spec"))...)
+}
+
+func claimTemplateMeta(m *metav1.ObjectMeta, at *field.Path) field.ErrorList {
+	errs := apivalidation.ValidateAnnotations(m.Annotations, at.Child("annotations"))
+	errs = append(errs, metavalidation.ValidateLabels(m.Labels, at.Child("labels"))...)
+	return append(errs, onlyFields(*m, map[string]bool{"Annotations": true, "Labels": true}, "cannot be set", at)...)
 }
 
 func claimSpec(s *corev1.PersistentVolumeClaimSpec, at *field.Path) (errs field.ErrorList) {

@@ -3,8 +3,15 @@
 package main
 
 import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	"k8s.io/apiserver/pkg/registry/rest"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	_ "k8s.io/kubernetes/pkg/apis/admissionregistration/install"
 	_ "k8s.io/kubernetes/pkg/apis/apps/install"
 	_ "k8s.io/kubernetes/pkg/apis/batch/install"
@@ -17,6 +24,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/node/install"
 	_ "k8s.io/kubernetes/pkg/apis/policy/install"
 	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
+	_ "k8s.io/kubernetes/pkg/apis/resource/install"
 	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
 	_ "k8s.io/kubernetes/pkg/apis/storage/install"
 	"k8s.io/kubernetes/pkg/registry/admissionregistration/mutatingadmissionpolicy"
@@ -62,6 +70,11 @@ import (
 	"k8s.io/kubernetes/pkg/registry/rbac/clusterrolebinding"
 	"k8s.io/kubernetes/pkg/registry/rbac/role"
 	"k8s.io/kubernetes/pkg/registry/rbac/rolebinding"
+	"k8s.io/kubernetes/pkg/registry/resource/deviceclass"
+	"k8s.io/kubernetes/pkg/registry/resource/devicetaintrule"
+	"k8s.io/kubernetes/pkg/registry/resource/resourceclaim"
+	"k8s.io/kubernetes/pkg/registry/resource/resourceclaimtemplate"
+	"k8s.io/kubernetes/pkg/registry/resource/resourceslice"
 	"k8s.io/kubernetes/pkg/registry/scheduling/priorityclass"
 	"k8s.io/kubernetes/pkg/registry/storage/csidriver"
 	"k8s.io/kubernetes/pkg/registry/storage/csinode"
@@ -150,6 +163,13 @@ func upstream() (map[string]kind, error) {
 	const flow = "flowcontrol.apiserver.k8s.io"
 	add(flow, "v1", "FlowSchema", "flowschemas", flowschema.Strategy, parts{"status": flowschema.StatusStrategy})
 	add(flow, "v1", "PriorityLevelConfiguration", "prioritylevelconfigurations", prioritylevelconfiguration.Strategy, parts{"status": prioritylevelconfiguration.StatusStrategy})
+	const devices = "resource.k8s.io"
+	claims := resourceclaim.NewStrategy(trusted{}, authorizerfactory.NewAlwaysAllowAuthorizer())
+	add(devices, "v1", "DeviceClass", "deviceclasses", deviceclass.Strategy, nil)
+	add(devices, "v1", "DeviceTaintRule", "devicetaintrules", devicetaintrule.Strategy, parts{"status": devicetaintrule.StatusStrategy})
+	add(devices, "v1", "ResourceClaim", "resourceclaims", claims, parts{"status": resourceclaim.NewStatusStrategy(claims)})
+	add(devices, "v1", "ResourceClaimTemplate", "resourceclaimtemplates", resourceclaimtemplate.NewStrategy(trusted{}), nil)
+	add(devices, "v1", "ResourceSlice", "resourceslices", resourceslice.Strategy, nil)
 	services := out["Service"]
 	var err error
 	services.begin, err = allocateServices()
@@ -162,4 +182,13 @@ type nobody struct{}
 
 func (nobody) Resolve(schema.GroupVersionKind) (schema.GroupVersionResource, error) {
 	return schema.GroupVersionResource{}, nil
+}
+
+// trusted are namespaces that may have devices which are in use already.
+type trusted struct {
+	corev1client.NamespaceInterface
+}
+
+func (trusted) Get(_ context.Context, name string, _ metav1.GetOptions) (*corev1.Namespace, error) {
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{resourcev1.DRAAdminNamespaceLabelKey: "true"}}}, nil
 }

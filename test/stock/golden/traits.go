@@ -31,7 +31,7 @@ var selectors = []string{
 	"type", "spec.type", "spec.clusterIP", "reason", "source", "reportingComponent", "reportingController", "involvedObject.kind",
 	"involvedObject.namespace", "involvedObject.name", "involvedObject.uid", "involvedObject.apiVersion", "involvedObject.resourceVersion",
 	"involvedObject.fieldPath", "regarding.kind", "regarding.name", "regarding.namespace", "regarding.uid", "metadata.uid", "metadata.labels", "name",
-	"status.successful",
+	"status.successful", "spec.driver", "spec.pool.name",
 }
 
 func (k kind) traits() traits {
