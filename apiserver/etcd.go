@@ -42,6 +42,9 @@ import (
 // so watches can resume for at least as long.
 const compactionInterval = 5 * time.Minute
 
+// The one member of the etcd in this process. Nobody reaches it by its address.
+const etcdName, etcdPeer = "peapod", "http://localhost:0"
+
 // embedded is etcd in this process: one member, no sockets. The API server
 // calls it as functions, without gRPC in between.
 type embedded struct {
@@ -56,7 +59,7 @@ func startEtcd(ctx context.Context, dir string) (*embedded, error) {
 		return nil, fmt.Errorf("cannot open etcd: %w", err)
 	}
 	c := embed.NewConfig()
-	c.Name, c.Dir = "peapod", dir
+	c.Name, c.Dir = etcdName, dir
 	// etcd would end the process on a store it cannot read; this one is to end
 	// with a message instead.
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(zapcore.NewNopCore(), zap.WithFatalHook(zapcore.WriteThenPanic)))
@@ -64,8 +67,11 @@ func startEtcd(ctx context.Context, dir string) (*embedded, error) {
 	c.TickMs, c.ElectionMs = 10, 100
 	c.QuotaBackendBytes = 8 << 30
 	c.SnapshotCount = 10_000
-	peer := url.URL{Scheme: "http", Host: "localhost:0"}
-	c.AdvertisePeerUrls, c.InitialCluster = []url.URL{peer}, c.Name+"="+peer.String()
+	peer, err := url.Parse(etcdPeer)
+	if err != nil {
+		return nil, err
+	}
+	c.AdvertisePeerUrls, c.InitialCluster = []url.URL{*peer}, c.Name+"="+etcdPeer
 	c.ListenPeerUrls, c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil, nil
 	e, err := openEtcd(c)
 	if err != nil {
@@ -125,18 +131,9 @@ const etcdPatience = 10 * time.Second
 // reachEtcd asks an external etcd for a key, so that one that does not answer
 // is a message and not a start without an end.
 func reachEtcd(ctx context.Context, c EtcdConfig) error {
-	files := etcdtransport.TLSInfo{TrustedCAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile}
-	config := clientv3.Config{Endpoints: c.Endpoints, Context: ctx, Logger: zap.NewNop()}
-	if c.CAFile != "" || c.CertFile != "" {
-		t, err := files.ClientConfig()
-		if err != nil {
-			return fmt.Errorf("cannot use the keys of etcd: %w", err)
-		}
-		config.TLS = t
-	}
-	client, err := clientv3.New(config)
+	client, err := c.client(ctx)
 	if err != nil {
-		return fmt.Errorf("cannot use etcd at %s: %w", strings.Join(c.Endpoints, ", "), err)
+		return err
 	}
 	defer client.Close()
 	bounded, cancel := context.WithTimeout(ctx, etcdPatience)
@@ -145,6 +142,24 @@ func reachEtcd(ctx context.Context, c EtcdConfig) error {
 		return fmt.Errorf("cannot reach etcd at %s within %s: %w", strings.Join(c.Endpoints, ", "), etcdPatience, err)
 	}
 	return nil
+}
+
+// client is one of the user's etcd, until ctx ends.
+func (c EtcdConfig) client(ctx context.Context) (*clientv3.Client, error) {
+	files := etcdtransport.TLSInfo{TrustedCAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile}
+	config := clientv3.Config{Endpoints: c.Endpoints, Context: ctx, Logger: zap.NewNop()}
+	if c.CAFile != "" || c.CertFile != "" {
+		t, err := files.ClientConfig()
+		if err != nil {
+			return nil, fmt.Errorf("cannot use the keys of etcd: %w", err)
+		}
+		config.TLS = t
+	}
+	client, err := clientv3.New(config)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use etcd at %s: %w", strings.Join(c.Endpoints, ", "), err)
+	}
+	return client, nil
 }
 
 // inProcess tells the library which etcd it has: without an endpoint that it can

@@ -26,16 +26,21 @@ type flagged struct {
 
 func serve(t *testing.T, dir string, flags ...string) *flagged {
 	t.Helper()
-	p := spawn(t, dir, childFlags+"="+strings.Join(flags, "\n"))
-	address := p.read(t, "listens", 1)[0]
-	p.read(t, "found", 0)
+	s := connect(t, dir, spawn(t, dir, childFlags+"="+strings.Join(flags, "\n")))
+	s.read(t, "found", 0)
+	return s
+}
+
+// connect is a client of a server in a process of its own.
+func connect(t *testing.T, dir string, p *process) *flagged {
+	t.Helper()
 	pki, err := auth.EnsurePKI(filepath.Join(dir, "pki"), auth.Names{Node: "n1"}, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cert, key := pki.Pair("admin")
 	s := &flagged{process: p, config: &rest.Config{
-		Host: "https://" + address, QPS: -1,
+		Host: "https://" + p.address(t), QPS: -1,
 		TLSClientConfig: rest.TLSClientConfig{CAData: pki.CAPEM, CertFile: cert, KeyFile: key},
 	}}
 	if s.Interface, err = kubernetes.NewForConfig(s.config); err != nil {

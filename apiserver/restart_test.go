@@ -91,6 +91,16 @@ type process struct {
 	lines *bufio.Scanner
 	in    io.WriteCloser
 	fault *strings.Builder
+	at    string // see address
+}
+
+// address is where the server listens: the first that it says.
+func (p *process) address(t *testing.T) string {
+	t.Helper()
+	if p.at == "" {
+		p.at = p.read(t, "listens", 1)[0]
+	}
+	return p.at
 }
 
 func spawn(t *testing.T, dir string, env ...string) *process {

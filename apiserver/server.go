@@ -32,13 +32,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	"k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
-	"k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/apiserver/pkg/server/healthz"
 	"k8s.io/apiserver/pkg/server/mux"
 	"k8s.io/apiserver/pkg/server/options"
@@ -218,6 +216,7 @@ func (s *Server) build() error {
 	s.orderGroups(append(s.groupVersions(), apiextensionsv1.SchemeGroupVersion))
 	s.generic.Handler.NonGoRestfulMux.Handle("/.well-known/openid-configuration", s.tokens)
 	s.generic.Handler.NonGoRestfulMux.Handle("/openid/v1/jwks", s.tokens)
+	s.generic.Handler.NonGoRestfulMux.UnlistedHandle(SnapshotPath, http.HandlerFunc(s.giveSnapshot))
 	return s.addHooks(client)
 }
 
@@ -236,7 +235,7 @@ func (s *Server) genericConfig() (*genericapiserver.Config, error) {
 	c := genericapiserver.NewConfig(s.codecs)
 	c.EffectiveVersion = released{registryOf.EffectiveVersionFor(basecompatibility.DefaultKubeComponent), s.config.Version}
 	c.FeatureGate = utilfeature.DefaultFeatureGate
-	c.LongRunningFunc = filters.BasicLongRunningRequestCheck(sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	c.LongRunningFunc = longRunning()
 	c.AggregatedDiscoveryGroupManager = aggregated.NewResourceManager("apis")
 	c.ShutdownSendRetryAfter = false
 	s.openAPI(c)

@@ -91,6 +91,9 @@ func Up(ctx context.Context, o Options) error {
 		return err
 	}
 	defer unlock()
+	if err := s.notRestoring(); err != nil {
+		return err
+	}
 	first := s.untouched()
 	if err := s.sameCluster(m); err != nil {
 		return err

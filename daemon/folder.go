@@ -78,7 +78,7 @@ func (l layout) podLogs() string {
 // this run of the machine; --purge the rest, too.
 var (
 	passing = []string{"runtime", "keeper", "network", "node", "run"}
-	lasting = []string{"etcd", "images", "log", "pki", "volumes", KubeconfigName}
+	lasting = []string{"etcd", "images", "log", pkiFolder, "volumes", restoring, KubeconfigName}
 	// users write these themselves, also before there is a node.
 	byUsers = []string{"registries", "seccomp"}
 )
