@@ -11,7 +11,7 @@ LDFLAGS := -s -w -X github.com/peapod/peapod/daemon.Version=$(VERSION) $(KUBERNE
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
 
 build: ## bin/peapod, bin/peapod-keeper and bin/peapod-launcher
 	@mkdir -p $(BIN)
@@ -36,6 +36,9 @@ bench: deps build ## figures of this machine beside stock Kubernetes, and docs/b
 
 soak: deps build ## random work with faults for an hour, and what it did not keep (as root); DURATION=, SEED=
 	@./scripts/soak $(ARGS)
+
+bench-scheduler: ## the scheduler beside kube-scheduler, on simulated nodes; ARGS="-nodes N -pods N -only REGEXP"
+	@./scripts/bench-scheduler $(ARGS)
 
 conformance: deps build ## upstream's conformance tests, and docs/conformance.md (as root); FOCUS=, AGAIN=, WORKERS=
 	@./scripts/conformance

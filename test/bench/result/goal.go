@@ -67,6 +67,7 @@ const (
 	DurableCreateCPU     = "CPU per create"
 	PodsScheduled        = "10,000 Pods onto 5,000 nodes"
 	PodsScheduledWorst   = "the least favourable kind of Pod"
+	PodsScheduledByNodes = "scheduling by the number of nodes"
 	IdleMemory           = "resident memory, idle"
 	IdleCPU              = "CPU of one core, idle"
 	IdleWrites           = "API writes but Leases, idle"
