@@ -106,7 +106,7 @@ func (d *node) startControllers(ctx context.Context) error {
 			return fmt.Errorf("cannot start the controllers: %w", err)
 		}
 	}
-	if err := localClass(ctx, own); err != nil {
+	if err := d.localClass(ctx, own); err != nil {
 		return err
 	}
 	var followed scheduler.Informers
@@ -160,13 +160,14 @@ func (d *node) startServices(ctx context.Context, shared ctrlcache.Cache, events
 }
 
 // localClass makes the class that claims get which name none: its volumes are
-// folders of the node that the Pod goes to, and go with their claim. One that is
-// there stays as somebody made it.
-func localClass(ctx context.Context, c kubernetes.Interface) error {
+// folders of this machine, where their Pods have to go, and go with their claim.
+// One that is there stays as somebody made it.
+func (d *node) localClass(ctx context.Context, c kubernetes.Interface) error {
 	mode := storagev1.VolumeBindingWaitForFirstConsumer
 	_, err := c.StorageV1().StorageClasses().Create(ctx, &storagev1.StorageClass{
 		ObjectMeta:  metav1.ObjectMeta{Name: "local", Annotations: map[string]string{claim.DefaultClass: "true"}},
 		Provisioner: claim.LocalProvisioner, VolumeBindingMode: &mode,
+		AllowedTopologies: []corev1.TopologySelectorTerm{{MatchLabelExpressions: []corev1.TopologySelectorLabelRequirement{{Key: corev1.LabelHostname, Values: []string{d.NodeName}}}}},
 	}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("cannot make the storage class of local volumes: %w", err)

@@ -84,7 +84,7 @@ func document(specs []spec, outcomes map[string]outcome, reasons []reason) []byt
 	fmt.Fprintf(&w, `# Conformance
 
 Of the %d conformance tests of Kubernetes 1.37 Peapod passes **%d**. `+"`make conformance`"+` runs them, unchanged, against a
-fresh node of one machine and writes this page. Every test is counted; what cannot pass yet, or was not run, has not passed.
+fresh cluster of two nodes and writes this page. Every test is counted; what cannot pass yet, or was not run, has not passed.
 Outcomes are kept until a test runs again; these are of the builds %s.
 
 | Group | About | Passed | Of |
