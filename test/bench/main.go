@@ -23,6 +23,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -36,15 +37,16 @@ type options struct {
 	bin, stock            string
 	image, archive, pause string
 	parts                 string
-	alone, long           bool
+	alone                 bool
 	rounds, pods          int
+	sizes, stockSizes     []int
 	idle                  time.Duration
 	results, document     string
 	profile, launcher     string
 }
 
 func main() {
-	var o options
+	o := options{sizes: []int{10, 100, 500}, stockSizes: []int{10, 100}}
 	flag.StringVar(&o.bin, "bin", "bin", "folder with peapod, peapod-keeper and peapod-launcher")
 	flag.StringVar(&o.stock, "stock", "bin/stock-cluster", "folder that scripts/stock-cluster fills")
 	flag.StringVar(&o.archive, "archive", "", "image archive to import (scripts/examples-image makes it)")
@@ -52,7 +54,8 @@ func main() {
 	flag.StringVar(&o.pause, "pause", "", "archive of the pause image of a stock cluster")
 	flag.StringVar(&o.parts, "parts", "pods,growth,idle", "what to measure")
 	flag.BoolVar(&o.alone, "alone", false, "measure only Peapod, and only print")
-	flag.BoolVar(&o.long, "long", false, "grow to 1,000 Pods, which takes a stock cluster many minutes")
+	flag.Func("sizes", "numbers of Pods among which Peapod's starts are measured (10,100,500)", sizes(&o.sizes))
+	flag.Func("stock-sizes", "and a stock cluster's, which takes a minute for each 300 (10,100)", sizes(&o.stockSizes))
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds of the part pods")
 	flag.IntVar(&o.pods, "pods", 20, "Pods of each one-at-a-time measurement")
 	flag.DurationVar(&o.idle, "idle", 2*time.Minute, "how long the part idle looks")
@@ -66,6 +69,22 @@ func main() {
 	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
+	}
+}
+
+// sizes reads a list of numbers into list.
+func sizes(list *[]int) func(string) error {
+	return func(s string) error {
+		*list = nil
+		for _, field := range strings.Split(s, ",") {
+			n, err := strconv.Atoi(field)
+			if err != nil || n < 1 {
+				return fmt.Errorf("%q is no number of Pods", field)
+			}
+			*list = append(*list, n)
+		}
+		slices.Sort(*list)
+		return nil
 	}
 }
 

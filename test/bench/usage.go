@@ -5,6 +5,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -58,8 +60,8 @@ func (v *visit) rest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for name, p := range last.programs {
-		v.add("P8", "resident memory of "+name, "MB", p.RSS/1e6)
+	for _, name := range slices.Sorted(maps.Keys(last.programs)) {
+		v.add("P8", "resident memory of "+name, "MB", last.programs[name].RSS/1e6)
 	}
 	v.add("P8", result.IdleMemory, "MB", last.total().RSS/1e6)
 	v.add("P8", result.IdleCPU, "%", 100*(last.total().CPU-first.total().CPU).Seconds()/v.idle.Seconds())
@@ -114,29 +116,19 @@ func measureGrowth(ctx context.Context, o options, part *result.Part) error {
 	return o.each(ctx, part, 1, func(v *visit) error { return v.grow(ctx) })
 }
 
-// sizes are the numbers of Pods among which starts are measured.
-func (v *visit) sizes() []int {
-	switch {
-	case v.long:
-		return []int{10, 100, 500, 1000}
-	case v.Subject == result.Stock:
-		return []int{10, 100}
-	}
-	return []int{10, 100, 500}
-}
-
 func (v *visit) grow(ctx context.Context) error {
 	w, err := v.watch(ctx)
 	if err != nil {
 		return err
 	}
 	defer w.stop()
-	empty, err := v.usage(ctx)
-	if err != nil {
-		return err
+	sizes := v.sizes
+	if v.Subject == result.Stock {
+		sizes = v.stockSizes
 	}
 	there := 0
-	for _, size := range v.sizes() {
+	var fewer usage
+	for _, size := range sizes {
 		// The one that is measured is the last of them.
 		more := size - 1 - there
 		if err := v.fill(ctx, w, there, more); err != nil {
@@ -164,19 +156,23 @@ func (v *visit) grow(ctx context.Context) error {
 			return err
 		}
 		v.part.Add(at("resident memory of all programs", "MB"), full.total().RSS/1e6)
-		v.part.Add(at(result.OverheadPerPod, "MB"), v.overhead(empty, full)/1e6/float64(there))
+		if there > more {
+			v.part.Add(at(result.OverheadPerPod, "MB"), v.overhead(fewer, full)/1e6/float64(more))
+		}
+		fewer = full
 	}
 	return nil
 }
 
-// overhead is what the Pods cost beside their own processes. For a stock cluster
-// that is what shims and pauses hold, and nothing of what kubelet and the others
-// have grown by; for Peapod, which has neither, all that it has grown by.
-func (v *visit) overhead(empty, full usage) float64 {
+// overhead is what more Pods cost beside their own processes. For a stock cluster
+// that is what their shims and pauses hold, and nothing of what kubelet and the
+// others have grown by; for Peapod, which has neither, all that it has grown by.
+func (v *visit) overhead(fewer, full usage) float64 {
+	grown := func(of func(usage) cluster.Usage) float64 { return of(full).PSS - of(fewer).PSS }
 	if v.Subject == result.Stock {
-		return full.programs[cluster.Shim].PSS + full.programs[cluster.Pause].PSS
+		return grown(func(u usage) cluster.Usage { return u.programs[cluster.Shim] }) + grown(func(u usage) cluster.Usage { return u.programs[cluster.Pause] })
 	}
-	return full.total().PSS - empty.total().PSS
+	return grown(usage.total)
 }
 
 // fill adds Pods, a few at a time: how fast is another measure.

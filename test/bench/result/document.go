@@ -99,7 +99,7 @@ func (v verdict) ratio() string {
 		return Figure(v.figure) + " times the fewest's"
 	}
 	ratio := times(v.unit, v.ours, v.theirs)
-	if math.IsNaN(ratio) {
+	if math.IsNaN(ratio) || math.IsInf(ratio, 0) {
 		return ""
 	}
 	if v.low == v.high {

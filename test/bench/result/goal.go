@@ -72,7 +72,7 @@ const (
 	IdleCPU              = "CPU of one core, idle"
 	IdleWrites           = "API writes but Leases, idle"
 	StartAmong           = "create to Running among other Pods"
-	OverheadPerPod       = "memory of the machine per Pod"
+	OverheadPerPod       = "memory per Pod beside its own processes"
 	FolderToRunning      = "empty folder to the first Pod Running"
 	ExecTrue             = "ExecSync true"
 	EndpointToRules      = "change of an endpoint to the kernel's rules"
@@ -97,6 +97,9 @@ func (c criterion) judge(s set) verdict {
 		v.at = sizes[len(sizes)-1]
 		smallest, ours = ours.at(sizes[0]), ours.at(v.at)
 		theirs = theirs.at(v.at)
+	} else if both := sizesOfBoth(ours, theirs); len(both) > 0 {
+		v.at = both[len(both)-1]
+		ours, theirs = ours.at(v.at), theirs.at(v.at)
 	}
 	v.ours, v.theirs = Quantile(ours.samples(), c.Quantile), Quantile(theirs.samples(), c.Quantile)
 	switch c.kind {
@@ -112,6 +115,11 @@ func (c criterion) judge(s set) verdict {
 	}
 	v.low, v.high = c.spread(v.unit, ours, theirs)
 	return v
+}
+
+// sizesOfBoth lists the sizes at which both were measured, the smallest first.
+func sizesOfBoth(ours, theirs set) []int {
+	return slices.DeleteFunc(ours.sizes(), func(n int) bool { return !slices.Contains(theirs.sizes(), n) })
 }
 
 func (c criterion) against() string {

@@ -31,6 +31,8 @@ func TestJudge(t *testing.T) {
 			criterion{kind: growth, Want: 2}, set{m(Peapod, "ms", 1, 10, 10), m(Peapod, "ms", 1, 100, 15), m(Peapod, "ms", 1, 500, 21)}, 2.1, 0, 0, false},
 		"growth of one size is none": {
 			criterion{kind: growth, Want: 2}, set{m(Peapod, "ms", 1, 10, 10)}, 1, 0, 0, false},
+		"at the largest size of both": {
+			criterion{kind: ratio, Want: 6}, set{m(Peapod, "MB", 1, 10, 9), m(Peapod, "MB", 1, 100, 1), m(Peapod, "MB", 1, 500, 9), m(Stock, "MB", 1, 10, 9), m(Stock, "MB", 1, 100, 8)}, 8, 8, 8, true},
 		"only ours": {
 			criterion{kind: ratio, Want: 2}, set{m(Peapod, "ms", 1, 0, 10)}, math.NaN(), 0, 0, false},
 	} {
