@@ -40,6 +40,9 @@ soak: deps build ## random work with faults for an hour, and what it did not kee
 bench-scheduler: ## the scheduler beside kube-scheduler, on simulated nodes; ARGS="-nodes N -pods N -only REGEXP"
 	@./scripts/bench-scheduler $(ARGS)
 
+bench-services: deps ## addresses of Services beside kube-proxy (as root); ARGS="-services N -changes N"
+	@./scripts/bench-services $(ARGS)
+
 conformance: deps build ## upstream's conformance tests, and docs/conformance.md (as root); FOCUS=, AGAIN=, WORKERS=
 	@./scripts/conformance
 

@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/peapod/peapod/test/bench/memory"
 )
 
 // scenario is one of the workloads of Kubernetes' scheduler_perf
@@ -26,7 +28,7 @@ type scenario struct {
 	init   func(p *corev1.Pod) // nil: as the measured ones
 	pod    func(p *corev1.Pod) // what the measured Pods are beside the default one
 	count  func(asked, nodes int) int
-	beside func(context.Context, *store) // what happens meanwhile
+	beside func(context.Context, *memory.Store) // what happens meanwhile
 }
 
 const (
@@ -147,16 +149,16 @@ func newNode(name, zone, takes string) *corev1.Node {
 }
 
 // fill makes the cluster that a scenario begins with.
-func (c *scenario) fill(s *store, count int) {
+func (c *scenario) fill(s *memory.Store, count int) {
 	for _, name := range []string{early, measured} {
-		s.put(corev1.SchemeGroupVersion.WithResource("namespaces"), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelMetadataName: name}}})
+		s.Put(corev1.SchemeGroupVersion.WithResource("namespaces"), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelMetadataName: name}}})
 	}
 	for k := range count {
 		zone := ""
 		if len(c.zones) > 0 {
 			zone = c.zones[k%len(c.zones)]
 		}
-		s.put(nodes, newNode(nodeName(k), zone, "110"))
+		s.Put(nodes, newNode(nodeName(k), zone, "110"))
 	}
 	kind := c.init
 	if kind == nil {
@@ -165,7 +167,7 @@ func (c *scenario) fill(s *store, count int) {
 	for k := range c.before(count) {
 		p := newPod(early, fmt.Sprint("early-", k), kind)
 		p.Spec.NodeName, p.Status.Phase = nodeName(k%count), corev1.PodRunning
-		s.put(pods, p)
+		s.Put(pods, p)
 	}
 }
 
@@ -181,23 +183,23 @@ func (c *scenario) asked(count int) (all []runtime.Object) {
 
 // churn makes a node that takes nothing, a Pod that fits nowhere and a Service
 // each second, and removes them with the next.
-func churn(ctx context.Context, s *store) {
+func churn(ctx context.Context, s *memory.Store) {
 	services := corev1.SchemeGroupVersion.WithResource("services")
 	for k := 0; ; k++ {
 		name := fmt.Sprint("churn-", k)
-		s.put(nodes, newNode(name, "", "0"))
-		s.put(pods, newPod(early, name, func(p *corev1.Pod) {
+		s.Put(nodes, newNode(name, "", "0"))
+		s.Put(pods, newPod(early, name, func(p *corev1.Pod) {
 			p.Spec.Priority = new(int32(10))
 			p.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("9"), corev1.ResourceMemory: resource.MustParse("500Mi")}}
 		}))
-		s.put(services, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: early}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "foo"}, Ports: []corev1.ServicePort{{Port: 8080}}}})
+		s.Put(services, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: early}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "foo"}, Ports: []corev1.ServicePort{{Port: 8080}}}})
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
 			return
 		}
-		s.remove(nodes, types.NamespacedName{Name: name})
-		s.remove(pods, types.NamespacedName{Namespace: early, Name: name})
-		s.remove(services, types.NamespacedName{Namespace: early, Name: name})
+		s.Remove(nodes, types.NamespacedName{Name: name})
+		s.Remove(pods, types.NamespacedName{Namespace: early, Name: name})
+		s.Remove(services, types.NamespacedName{Namespace: early, Name: name})
 	}
 }

@@ -3,7 +3,7 @@
 // Command scheduler compares Peapod's scheduler with kube-scheduler on this
 // machine (P7): the cases of Kubernetes' scheduler_perf with simulated nodes.
 // Each scheduler is a program of its own that speaks to the same API in memory
-// (store.go), so that what is compared is the scheduler and its client, and not
+// (test/bench/memory), so that what is compared is the scheduler and its client, and not
 // two API servers. The time is from when the measured Pods are there, all at
 // once, until the last is bound; CPU is what the scheduler's process spent in
 // that time. A Pod that is bound first shows that the scheduler is ready.
@@ -14,10 +14,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"log"
 	"math"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -25,6 +22,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,6 +30,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/peapod/peapod/test/bench/memory"
 	"github.com/peapod/peapod/test/bench/result"
 )
 
@@ -210,24 +209,24 @@ func (o options) runCase(ctx context.Context, c *scenario, who string, nodeCount
 	if c.count != nil {
 		count = c.count(asked, nodeCount)
 	}
-	s := newStore()
-	c.fill(s, nodeCount)
-	ready, bound, all := make(chan struct{}), 0, make(chan struct{})
-	s.seen = func(kind watch.EventType, o runtime.Object) {
+	s := memory.New()
+	ready, all := make(chan struct{}), make(chan struct{})
+	var bound atomic.Int64
+	s.Seen = func(kind watch.EventType, o runtime.Object) {
 		p, ok := o.(*corev1.Pod)
 		switch {
 		case !ok || p.Spec.NodeName == "" || kind != watch.Modified:
 		case p.Name == "first":
 			close(ready)
 		case p.Namespace == measured:
-			if bound++; bound == count {
+			if bound.Add(1) == int64(count) {
 				close(all)
 			}
 		}
 	}
-	server := httptest.NewUnstartedServer(api{s})
-	server.EnableHTTP2, server.Config.ErrorLog = true, log.New(io.Discard, "", 0)
-	server.StartTLS()
+	c.fill(s, nodeCount)
+	server := s.Serve()
+	defer server.Close()
 	defer server.CloseClientConnections()
 	profile, binary := "", ""
 	if who != result.Peapod {
@@ -235,12 +234,12 @@ func (o options) runCase(ctx context.Context, c *scenario, who string, nodeCount
 	} else if o.profile != "" {
 		profile = filepath.Join(o.profile, strings.ReplaceAll(c.name, " ", "-")+".pprof")
 	}
-	x, err := start(binary, folder, server.URL, profile)
+	x, err := start(binary, folder, memory.Kubeconfig(server), profile)
 	if err != nil {
 		return f, err
 	}
 	defer x.end()
-	s.put(pods, newPod(early, "first", func(p *corev1.Pod) { asks(p, "10m", "10Mi") }))
+	s.Put(pods, newPod(early, "first", func(p *corev1.Pod) { asks(p, "10m", "10Mi") }))
 	select {
 	case <-ready:
 	case <-x.done:
@@ -259,7 +258,7 @@ func (o options) runCase(ctx context.Context, c *scenario, who string, nodeCount
 		return f, err
 	}
 	begun := time.Now()
-	s.put(pods, list...)
+	s.Put(pods, list...)
 	select {
 	case <-all:
 	case <-x.done:
@@ -270,7 +269,5 @@ func (o options) runCase(ctx context.Context, c *scenario, who string, nodeCount
 	}
 	took := time.Since(begun)
 	spent, err := x.cpu()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return &figure{c.name, who, nodeCount, bound, count, took, spent - cpu}, err
+	return &figure{c.name, who, nodeCount, int(bound.Load()), count, took, spent - cpu}, err
 }

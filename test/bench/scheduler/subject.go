@@ -24,14 +24,6 @@ import (
 
 // Both schedulers are programs of their own and speak to the same store in the
 // same way: protobuf over HTTP/2 and TLS on loopback, without limits of rate.
-const kubeconfig = `apiVersion: v1
-kind: Config
-clusters: [{name: c, cluster: {server: %q, insecure-skip-tls-verify: true}}]
-users: [{name: u, user: {token: t}}]
-contexts: [{name: x, context: {cluster: c, user: u}}]
-current-context: x
-`
-
 const stockConfig = `apiVersion: kubescheduler.config.k8s.io/v1
 kind: KubeSchedulerConfiguration
 leaderElection: {leaderElect: false}
@@ -46,9 +38,9 @@ type subject struct {
 }
 
 // start runs a scheduler: kube-scheduler at the path, or with none ours.
-func start(stock, folder, server, profile string) (*subject, error) {
+func start(stock, folder string, kubeconfig []byte, profile string) (*subject, error) {
 	config := filepath.Join(folder, "kubeconfig")
-	if err := os.WriteFile(config, fmt.Appendf(nil, kubeconfig, server), 0o600); err != nil {
+	if err := os.WriteFile(config, kubeconfig, 0o600); err != nil {
 		return nil, fmt.Errorf("cannot start a scheduler: %w", err)
 	}
 	x := &subject{done: make(chan struct{})}

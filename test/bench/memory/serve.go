@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package memory
 
 import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"mime"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,10 +25,30 @@ import (
 	"github.com/peapod/peapod/api/pod"
 )
 
-// api serves a store in the protocol of the Kubernetes API, as far as schedulers
-// speak it: list, watch, get, bindings, patches of a status, deletions, and
-// events, which are taken and forgotten.
-type api struct{ *store }
+// api serves a store in the protocol of the Kubernetes API: list, watch, get,
+// bindings, patches of a status, deletions, and events, which are taken and
+// forgotten.
+type api struct{ *Store }
+
+// Serve serves the store over HTTP/2 and TLS on loopback, until the server is
+// closed.
+func (s *Store) Serve() *httptest.Server {
+	server := httptest.NewUnstartedServer(api{s})
+	server.EnableHTTP2, server.Config.ErrorLog = true, log.New(io.Discard, "", 0)
+	server.StartTLS()
+	return server
+}
+
+// Kubeconfig is a file's text by which a client finds such a server.
+func Kubeconfig(server *httptest.Server) []byte {
+	return fmt.Appendf(nil, `apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: %q, insecure-skip-tls-verify: true}}]
+users: [{name: u, user: {token: t}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+`, server.URL)
+}
 
 // call is a request whose path has been read.
 type call struct {
@@ -61,7 +83,7 @@ func (a api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodPatch:
 		err = a.patch(c)
 	case r.Method == http.MethodDelete:
-		err = c.sendOr404(a.remove(c.resource, c.name))
+		err = c.sendOr404(a.Remove(c.resource, c.name))
 	default:
 		http.NotFound(w, r)
 	}

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+// Package memory is a Kubernetes API in memory, as far as programs that follow a
+// cluster speak it: what the benchmarks give both subjects, so that what they
+// compare is not two API servers.
+package memory
 
 import (
 	"bytes"
@@ -17,16 +20,17 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 )
 
-// store is a cluster in memory: it keeps what it is given and tells who
-// watches. Nothing is checked and nothing is durable, so that what a scheduler
-// takes is not hidden behind what an API server takes.
-type store struct {
+// Store is a cluster in memory: it keeps what it is given and tells who watches.
+// Nothing is checked and nothing is durable.
+type Store struct {
+	// Seen is told of every change, under the lock; to be set before the first.
+	Seen func(watch.EventType, runtime.Object)
+
 	kinds map[schema.GroupVersionResource]schema.GroupVersionKind
 
 	mu      sync.Mutex // guards the fields below
 	version uint64
 	shelves map[schema.GroupVersionResource]*shelf
-	seen    func(watch.EventType, runtime.Object) // told of every change, under the lock
 }
 
 // shelf is the objects of one resource, and who watches them.
@@ -89,8 +93,9 @@ func (e *event) frame(m runtime.SerializerInfo, gv schema.GroupVersion) ([]byte,
 	return b.Bytes(), nil
 }
 
-func newStore() *store {
-	s := &store{kinds: map[schema.GroupVersionResource]schema.GroupVersionKind{}, shelves: map[schema.GroupVersionResource]*shelf{}}
+// New is an empty cluster.
+func New() *Store {
+	s := &Store{kinds: map[schema.GroupVersionResource]schema.GroupVersionKind{}, shelves: map[schema.GroupVersionResource]*shelf{}}
 	for kind := range scheme.Scheme.AllKnownTypes() {
 		resource, _ := meta.UnsafeGuessKindToResource(kind)
 		s.kinds[resource] = kind
@@ -98,7 +103,7 @@ func newStore() *store {
 	return s
 }
 
-func (s *store) shelf(r schema.GroupVersionResource) *shelf {
+func (s *Store) shelf(r schema.GroupVersionResource) *shelf {
 	x := s.shelves[r]
 	if x == nil {
 		x = &shelf{map[types.NamespacedName]runtime.Object{}, map[*watcher]bool{}}
@@ -112,9 +117,9 @@ func nameOf(o runtime.Object) types.NamespacedName {
 	return types.NamespacedName{Namespace: m.GetNamespace(), Name: m.GetName()}
 }
 
-// put keeps an object in the place of its older version. It must not be changed
-// from then on.
-func (s *store) put(r schema.GroupVersionResource, list ...runtime.Object) {
+// Put keeps objects in the place of their older versions. They must not be
+// changed from then on.
+func (s *Store) Put(r schema.GroupVersionResource, list ...runtime.Object) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, o := range list {
@@ -122,7 +127,7 @@ func (s *store) put(r schema.GroupVersionResource, list ...runtime.Object) {
 	}
 }
 
-func (s *store) write(r schema.GroupVersionResource, o runtime.Object) {
+func (s *Store) write(r schema.GroupVersionResource, o runtime.Object) {
 	x, kind := s.shelf(r), watch.Added
 	if x.objects[nameOf(o)] != nil {
 		kind = watch.Modified
@@ -135,7 +140,7 @@ func (s *store) write(r schema.GroupVersionResource, o runtime.Object) {
 }
 
 // edit replaces an object by a changed copy of it; it is false if there is none.
-func (s *store) edit(r schema.GroupVersionResource, name types.NamespacedName, change func(runtime.Object) (runtime.Object, error)) (runtime.Object, bool, error) {
+func (s *Store) edit(r schema.GroupVersionResource, name types.NamespacedName, change func(runtime.Object) (runtime.Object, error)) (runtime.Object, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o := s.shelf(r).objects[name]
@@ -149,7 +154,8 @@ func (s *store) edit(r schema.GroupVersionResource, name types.NamespacedName, c
 	return o, true, err
 }
 
-func (s *store) remove(r schema.GroupVersionResource, name types.NamespacedName) runtime.Object {
+// Remove takes an object out; nil is that there is none.
+func (s *Store) Remove(r schema.GroupVersionResource, name types.NamespacedName) runtime.Object {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	x := s.shelf(r)
@@ -166,9 +172,9 @@ func (s *store) remove(r schema.GroupVersionResource, name types.NamespacedName)
 	return o
 }
 
-func (s *store) tell(x *shelf, kind watch.EventType, o runtime.Object) {
-	if s.seen != nil {
-		s.seen(kind, o)
+func (s *Store) tell(x *shelf, kind watch.EventType, o runtime.Object) {
+	if s.Seen != nil {
+		s.Seen(kind, o)
 	}
 	e := &event{kind: kind, object: o, frames: map[string][]byte{}}
 	for w := range x.watchers {
@@ -176,14 +182,14 @@ func (s *store) tell(x *shelf, kind watch.EventType, o runtime.Object) {
 	}
 }
 
-func (s *store) get(r schema.GroupVersionResource, name types.NamespacedName) runtime.Object {
+func (s *Store) get(r schema.GroupVersionResource, name types.NamespacedName) runtime.Object {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.shelf(r).objects[name]
 }
 
 // list is all objects, and what version that is.
-func (s *store) list(r schema.GroupVersionResource) (all []runtime.Object, version string) {
+func (s *Store) list(r schema.GroupVersionResource) (all []runtime.Object, version string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, o := range s.shelf(r).objects {
@@ -195,7 +201,7 @@ func (s *store) list(r schema.GroupVersionResource) (all []runtime.Object, versi
 // watch begins with all objects and the bookmark that says they were all, if
 // they are asked for. Who does not ask for them has listed before anything
 // changed: cases begin to change the cluster when the scheduler has bound a Pod.
-func (s *store) watch(r schema.GroupVersionResource, initial bool) (*watcher, error) {
+func (s *Store) watch(r schema.GroupVersionResource, initial bool) (*watcher, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w, x := &watcher{bell: make(chan struct{}, 1)}, s.shelf(r)
@@ -220,7 +226,7 @@ func (s *store) watch(r schema.GroupVersionResource, initial bool) (*watcher, er
 	return w, nil
 }
 
-func (s *store) leave(r schema.GroupVersionResource, w *watcher) {
+func (s *Store) leave(r schema.GroupVersionResource, w *watcher) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.shelf(r).watchers, w)
