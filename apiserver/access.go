@@ -4,6 +4,7 @@ package apiserver
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,7 +22,6 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
-	authorizerunion "k8s.io/apiserver/pkg/authorization/union"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 
@@ -31,6 +31,7 @@ import (
 // access says who callers are and what they may do: client certificates,
 // service account tokens and the components of this process; system:masters
 // may do all, everything else asks RBAC. Anonymous callers reach health alone.
+// Options add to it: see authentication.go and authorization.go.
 func (s *Server) access(c *genericapiserver.Config) error {
 	verify := x509.DefaultVerifyOptions()
 	verify.Roots = s.config.PKI.Pool()
@@ -40,24 +41,44 @@ func (s *Server) access(c *genericapiserver.Config) error {
 		return err
 	}
 	s.tokens = tokens
-	bearer := tokenunion.New(&s.identities, tokens)
-	known := group.NewAuthenticatedGroupAdder(requestunion.New(certificates, bearertoken.New(bearer)))
-	nobody := anonymous.NewAuthenticator([]apiserver.AnonymousAuthCondition{{Path: "/healthz"}, {Path: "/livez"}, {Path: "/readyz"}})
-	// A bad token is an error, not an anonymous caller.
-	c.Authentication.Authenticator = requestunion.NewFailOnError(known, nobody)
 	c.Authentication.APIAudiences = authenticator.Audiences{auth.Issuer}
+	// Ours first: others may have to be asked over the network.
+	bearers := []authenticator.Token{&s.identities, tokens}
+	anybody := apiserver.AnonymousAuthConfig{Enabled: true, Conditions: []apiserver.AnonymousAuthCondition{{Path: "/healthz"}, {Path: "/livez"}, {Path: "/readyz"}}}
+	others, err := s.newIssuers(c)
+	if err != nil {
+		return err
+	}
+	if others != nil {
+		bearers = append(bearers, others)
+		if a := others.initial.Anonymous; a != nil {
+			anybody = *a
+		}
+	}
+	asking, err := s.config.Options.Authentication.Webhook.authenticator(c.Authentication.APIAudiences)
+	if err != nil {
+		return fmt.Errorf("cannot ask whose tokens are: %w", err)
+	}
+	if asking != nil {
+		bearers = append(bearers, asking)
+	}
+	known := group.NewAuthenticatedGroupAdder(requestunion.New(certificates, bearertoken.New(tokenunion.New(bearers...))))
+	c.Authentication.Authenticator = known
+	if anybody.Enabled {
+		// A bad token is an error, not an anonymous caller.
+		c.Authentication.Authenticator = requestunion.NewFailOnError(known, anonymous.NewAuthenticator(anybody.Conditions))
+	}
 
 	rbac := s.informers.Rbac().V1()
 	s.rbac = &auth.RBAC{
 		Roles: rbac.Roles().Lister(), RoleBindings: rbac.RoleBindings().Lister(),
 		ClusterRoles: rbac.ClusterRoles().Lister(), ClusterRoleBindings: rbac.ClusterRoleBindings().Lister(),
 	}
-	masters := authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)
-	c.RuleResolver = s.rbac
-	c.Authorization.Authorizer, err = authorizerunion.New(
-		authorizerunion.NamedAuthorizer{AuthorizerName: "masters", Authorizer: masters},
-		authorizerunion.NamedAuthorizer{AuthorizerName: "rbac", Authorizer: authorizer.AuthorizerFunc(s.rbac.Authorize)})
-	return err
+	allow, deny := authorizerfactory.NewAlwaysAllowAuthorizer(), authorizerfactory.NewAlwaysDenyAuthorizer()
+	return s.authorizeBy(c, map[apiserver.AuthorizerType]asked{
+		"RBAC":        {authorizer.AuthorizerFunc(s.rbac.Authorize), s.rbac},
+		"AlwaysAllow": {allow, allow}, "AlwaysDeny": {deny, deny},
+	}, "RBAC")
 }
 
 // boundObjects reads from the stores what a token says it belongs to, and what

@@ -13,8 +13,10 @@ import (
 // it starts unless it is asked for.
 type Options struct {
 	// Audit writes who did what, as its policy says.
-	Audit      *options.AuditOptions
-	Encryption EncryptionOptions
+	Audit          *options.AuditOptions
+	Encryption     EncryptionOptions
+	Authentication AuthenticationOptions
+	Authorization  AuthorizationOptions
 }
 
 // NewOptions are those of a server that nobody asked for anything.
@@ -24,6 +26,8 @@ func NewOptions() *Options {
 
 // Flags are the flags of all options, by concern.
 func (o *Options) Flags() (named cliflag.NamedFlagSets) {
+	o.Authentication.AddFlags(named.FlagSet("authentication"))
+	o.Authorization.AddFlags(named.FlagSet("authorization"))
 	o.Audit.AddFlags(named.FlagSet("audit"))
 	o.Encryption.AddFlags(named.FlagSet("encryption at rest"))
 	return named
@@ -31,5 +35,5 @@ func (o *Options) Flags() (named cliflag.NamedFlagSets) {
 
 // Validate finds what cannot work without looking into files.
 func (o *Options) Validate() error {
-	return errors.Join(append(o.Audit.Validate(), o.Encryption.Validate())...)
+	return errors.Join(append(o.Audit.Validate(), o.Encryption.Validate(), o.Authentication.Validate())...)
 }

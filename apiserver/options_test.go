@@ -34,13 +34,14 @@ func serve(t *testing.T, dir string, flags ...string) *flagged {
 // connect is a client of a server in a process of its own.
 func connect(t *testing.T, dir string, p *process) *flagged {
 	t.Helper()
+	address := p.address(t) // the server makes the keys first
 	pki, err := auth.EnsurePKI(filepath.Join(dir, "pki"), auth.Names{Node: "n1"}, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cert, key := pki.Pair("admin")
 	s := &flagged{process: p, config: &rest.Config{
-		Host: "https://" + p.address(t), QPS: -1,
+		Host: "https://" + address, QPS: -1,
 		TLSClientConfig: rest.TLSClientConfig{CAData: pki.CAPEM, CertFile: cert, KeyFile: key},
 	}}
 	if s.Interface, err = kubernetes.NewForConfig(s.config); err != nil {
