@@ -32,6 +32,7 @@ import (
 	"github.com/peapod/peapod/api/claim"
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/controller"
+	"github.com/peapod/peapod/controller/loop"
 	"github.com/peapod/peapod/controller/nodeipam"
 	"github.com/peapod/peapod/dns"
 	nodeagent "github.com/peapod/peapod/node"
@@ -90,11 +91,11 @@ func (d *node) startControllers(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot start the controllers: %w", err)
 	}
-	m, err := controller.NewManager(c, ctrl.Log)
+	m, err := loop.NewManager(c, ctrl.Log)
 	if err != nil {
 		return err
 	}
-	config := controller.Config{RootCA: d.pki.CAPEM, Issue: d.pki.Issue, Client: own, NodeName: d.NodeName, Folders: &volume.Folders{Root: d.path("volumes")}}
+	config := loop.Config{RootCA: d.pki.CAPEM, Issue: d.pki.Issue, Client: own, NodeName: d.NodeName, Folders: &volume.Folders{Root: d.path("volumes")}}
 	if d.network != nil {
 		config.DNS = dns.Address(d.services)
 	}

@@ -8,27 +8,22 @@
 package certificates
 
 import (
-	"crypto/x509"
 	"fmt"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
-	"k8s.io/client-go/kubernetes"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/peapod/peapod/controller/loop"
 )
 
-// Issue signs a request for so long, if it says how long, and gives the
-// certificate in PEM.
-type Issue func(r *x509.CertificateRequest, usages []certificatesv1.KeyUsage, seconds *int32) ([]byte, error)
-
-// Add adds the three controllers to a manager. c asks what a user may, and
-// writes subresources.
-func Add(m manager.Manager, c kubernetes.Interface, issue Issue) error {
+// Add adds the three controllers to a manager.
+func Add(m manager.Manager, c loop.Config) error {
 	for name, r := range map[string]reconcile.ObjectReconciler[*certificatesv1.CertificateSigningRequest]{
-		"csrapproving": approver{c},
-		"csrsigning":   signer{c, issue},
+		"csrapproving": approver{c.Client},
+		"csrsigning":   signer{c.Client, c.Issue},
 		"csrcleaner":   cleaner{m.GetClient(), time.Now},
 	} {
 		err := ctrl.NewControllerManagedBy(m).Named(name).For(&certificatesv1.CertificateSigningRequest{}).

@@ -17,13 +17,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/peapod/peapod/api/certificate"
+	"github.com/peapod/peapod/controller/loop"
 )
 
 // signer signs approved requests to the signers that are Kubernetes' own; those
 // of others are for others.
 type signer struct {
 	client kubernetes.Interface
-	issue  Issue
+	issue  loop.Issue
 }
 
 // checks are the signers, each with what it refuses.

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodes
+
+import (
+	"testing"
+
+	"github.com/peapod/peapod/controller/access"
+	"github.com/peapod/peapod/controller/world"
+)
+
+func TestMain(m *testing.M) { world.Main(m, access.Add, Add) }
