@@ -43,6 +43,9 @@ bench-scheduler: ## the scheduler beside kube-scheduler, on simulated nodes; ARG
 bench-services: deps ## addresses of Services beside kube-proxy (as root); ARGS="-services N -changes N"
 	@./scripts/bench-services $(ARGS)
 
+bench-api: deps build ## durable creates of Pods beside kube-apiserver and etcd (as root); ARGS="-creates N -rounds N"
+	@./scripts/bench-api $(ARGS)
+
 conformance: deps build ## upstream's conformance tests, and docs/conformance.md (as root); FOCUS=, AGAIN=, WORKERS=
 	@./scripts/conformance
 
