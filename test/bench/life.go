@@ -39,7 +39,8 @@ func measurePods(ctx context.Context, o options, part *result.Part) error {
 			return err
 		}
 		if err := o.withRunc(ctx, part, round+1); err != nil {
-			return fmt.Errorf("peapod with runc: %w", err)
+			part.Drop(round + 1)
+			return fmt.Errorf("peapod with runc, round %d: %w", round+1, err)
 		}
 	}
 	return nil
@@ -182,17 +183,19 @@ func (v *visit) burst(ctx context.Context) error {
 	return err
 }
 
-// together calls do for 0 to n-1 at once and returns what went wrong.
+// together calls do for 0 to n-1 at once and returns what went wrong first.
 func together(n int, do func(i int) error) error {
 	errs := make(chan error, n)
 	for i := range n {
 		go func() { errs <- do(i) }()
 	}
-	var err error
+	var first error
 	for range n {
-		err = errors.Join(err, <-errs)
+		if err := <-errs; err != nil && first == nil {
+			first = err
+		}
 	}
-	return err
+	return first
 }
 
 // profiled runs do and, where that is wanted, takes a CPU profile of Peapod

@@ -107,27 +107,33 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, name := range strings.Split(o.parts, ",") {
-		measure := known[name]
-		if measure == nil {
+	names := strings.Split(o.parts, ",")
+	for _, name := range names {
+		if known[name] == nil {
 			return fmt.Errorf("there is no part %q", name)
 		}
+	}
+	// What fails takes nothing else with it: the rounds before, the other parts.
+	for _, name := range names {
 		part := result.Begin(name, versions)
-		if err := measure(ctx, o, part); err != nil {
-			return fmt.Errorf("cannot measure %s: %w", name, err)
+		if failed := known[name](ctx, o, part); failed != nil {
+			err = errors.Join(err, fmt.Errorf("cannot measure %s: %w", name, failed))
 		}
-		part.Print(os.Stdout)
-		if o.alone {
+		if ctx.Err() != nil {
+			return err
+		}
+		if len(part.Measurements) == 0 {
 			continue
 		}
-		if err := part.Save(o.results); err != nil {
-			return err
+		part.Print(os.Stdout)
+		if !o.alone {
+			err = errors.Join(err, part.Save(o.results))
 		}
 	}
 	if o.alone {
-		return nil
+		return err
 	}
-	return result.Write(o.results, o.document)
+	return errors.Join(err, result.Write(o.results, o.document))
 }
 
 // subject is how one of the two is started.
@@ -170,7 +176,8 @@ func (o options) each(ctx context.Context, part *result.Part, round int, do func
 		fmt.Fprintf(os.Stderr, "bench: %s, round %d, %s\n", part.Name, round, s.name)
 		err := cluster.With(s.up, func(c *cluster.Cluster) error { return do(&visit{o, c, part, round}) })
 		if err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
+			part.Drop(round)
+			return fmt.Errorf("%s, round %d: %w", s.name, round, err)
 		}
 	}
 	return nil

@@ -87,11 +87,11 @@ func (x *watcher) until(ctx context.Context, name string, wanted func(seen) bool
 		select {
 		case <-news:
 		case <-ctx.Done():
-			var last any
+			phase := corev1.PodPhase("never seen")
 			if len(list) > 0 {
-				last = list[len(list)-1].pod.Status
+				phase = list[len(list)-1].pod.Status.Phase
 			}
-			return time.Time{}, fmt.Errorf("pod %s is not as awaited: %w: %+v", name, ctx.Err(), last)
+			return time.Time{}, fmt.Errorf("pod %s is not as awaited but %s: %w", name, phase, ctx.Err())
 		}
 	}
 }

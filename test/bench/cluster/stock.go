@@ -30,7 +30,8 @@ const (
 	Proxy             = "kube-proxy"
 )
 
-// What a stock cluster has of its own on the machine.
+// What a stock cluster has of its own on the machine. The ports are none that
+// the kernel gives to clients.
 const (
 	stockNode     = "stock"
 	stockCgroup   = "/stock-bench"
@@ -38,17 +39,17 @@ const (
 	stockPods     = "10.236.0.0/20"
 	stockServices = "10.237.0.0/16"
 	PauseImage    = "peapod.dev/pause:1"
-	apiPort       = "38643"
-	etcdPort      = "38644"
-	etcdPeerPort  = "38645"
-	managerPort   = "38646"
-	schedulerPort = "38647"
-	kubeletPort   = "38648"
+	apiPort       = "18643"
+	etcdPort      = "18644"
+	etcdPeerPort  = "18645"
+	managerPort   = "18646"
+	schedulerPort = "18647"
+	kubeletPort   = "18648"
 	// kubeletHealthPort, proxyHealthPort and proxyMetricsPort are where each
 	// tells of itself.
-	kubeletHealthPort = "38649"
-	proxyHealthPort   = "38650"
-	proxyMetricsPort  = "38651"
+	kubeletHealthPort = "18649"
+	proxyHealthPort   = "18650"
+	proxyMetricsPort  = "18651"
 )
 
 // StockOptions are what a stock cluster is started with.

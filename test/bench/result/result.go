@@ -71,6 +71,11 @@ func (p *Part) AddTime(m Measurement, d time.Duration) {
 	p.Add(m, float64(d.Microseconds())/1000)
 }
 
+// Drop forgets a round that was not finished.
+func (p *Part) Drop(round int) {
+	p.Measurements = slices.DeleteFunc(p.Measurements, func(m Measurement) bool { return m.Round == round })
+}
+
 // Save replaces the part's file in folder.
 func (p *Part) Save(folder string) error {
 	if err := os.MkdirAll(folder, 0o755); err != nil {

@@ -58,6 +58,8 @@ func TestPartsComeBackAndMakeADocument(t *testing.T) {
 	if len(p.Measurements) != 2 {
 		t.Fatalf("%d measurements, want one of each subject: %+v", len(p.Measurements), p.Measurements)
 	}
+	p.Add(Measurement{Goal: "P1", Name: StartOverCRI, Subject: Peapod, Unit: "ms", Round: 2}, 1)
+	p.Drop(2)
 	if err := p.Save(folder); err != nil {
 		t.Fatal(err)
 	}
