@@ -29,8 +29,9 @@ import (
 )
 
 // access says who callers are and what they may do: client certificates,
-// service account tokens and the components of this process; system:masters
-// may do all, everything else asks RBAC. Anonymous callers reach health alone.
+// service account tokens, bootstrap tokens and the components of this process;
+// system:masters may do all, everything else asks RBAC. Anonymous callers reach
+// health, and what a cluster says of itself to machines that join.
 // Options add to it: see authentication.go and authorization.go.
 func (s *Server) access(c *genericapiserver.Config) error {
 	verify := x509.DefaultVerifyOptions()
@@ -43,8 +44,12 @@ func (s *Server) access(c *genericapiserver.Config) error {
 	s.tokens = tokens
 	c.Authentication.APIAudiences = authenticator.Audiences{auth.Issuer}
 	// Ours first: others may have to be asked over the network.
-	bearers := []authenticator.Token{&s.identities, tokens}
-	anybody := apiserver.AnonymousAuthConfig{Enabled: true, Conditions: []apiserver.AnonymousAuthCondition{{Path: "/healthz"}, {Path: "/livez"}, {Path: "/readyz"}}}
+	bearers := []authenticator.Token{&s.identities, tokens, auth.BootstrapTokens{Objects: boundObjects{s, true}, Now: time.Now}}
+	anybody := apiserver.AnonymousAuthConfig{Enabled: true, Conditions: []apiserver.AnonymousAuthCondition{
+		{Path: "/healthz"}, {Path: "/livez"}, {Path: "/readyz"},
+		// What a machine reads that joins, which RBAC allows once there is a token.
+		{Path: "/api/v1/namespaces/kube-public/configmaps/cluster-info"},
+	}}
 	others, err := s.newIssuers(c)
 	if err != nil {
 		return err

@@ -82,6 +82,7 @@ func TestWhoMayKnock(t *testing.T) {
 		{"anonymous sees health", "/healthz", "", "", 200},
 		{"anonymous sees liveness", "/livez", "", "", 200},
 		{"anonymous sees readiness", "/readyz", "", "", 200},
+		{"anonymous may not see what the cluster says of itself before there is a token", "/api/v1/namespaces/kube-public/configmaps/cluster-info", "", "", 403},
 		{"anonymous sees no Pods", "/api/v1/pods", "", "", 401},
 		{"anonymous sees no parts of health", "/livez/ping", "", "", 401},
 		{"a made-up token", "/healthz", "abc", "", 401},

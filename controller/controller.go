@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/peapod/peapod/controller/access"
+	"github.com/peapod/peapod/controller/bootstrap"
 	"github.com/peapod/peapod/controller/certificates"
 	"github.com/peapod/peapod/controller/endpoints"
 	"github.com/peapod/peapod/controller/garbage"
@@ -34,5 +35,5 @@ func Add(m manager.Manager, c loop.Config) error {
 	withAll := func(add func(manager.Manager, loop.Config, *garbage.Everything) error) func(manager.Manager, loop.Config) error {
 		return func(m manager.Manager, c loop.Config) error { return add(m, c, all) }
 	}
-	return loop.Add(m, c, workload.Add, job.Add, endpoints.Add, storage.Add, nodes.Add, access.Add, certificates.Add, withAll(garbage.Add), withAll(namespaces.Add), withAll(policy.Add))
+	return loop.Add(m, c, workload.Add, job.Add, endpoints.Add, storage.Add, nodes.Add, access.Add, certificates.Add, bootstrap.Add, withAll(garbage.Add), withAll(namespaces.Add), withAll(policy.Add))
 }

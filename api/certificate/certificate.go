@@ -76,6 +76,9 @@ func ForNodeServing(r *x509.CertificateRequest, usages []certificatesv1.KeyUsage
 	return nil
 }
 
+// NodeName is the node that a request is for which is one of the two.
+func NodeName(r *x509.CertificateRequest) string { return strings.TrimPrefix(r.Subject.CommonName, nodePrefix) }
+
 const nodePrefix = "system:node:"
 
 var errNoNode = errors.New("subject common name does not begin with system:node:")

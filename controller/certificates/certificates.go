@@ -4,7 +4,8 @@
 // for their own client certificates are approved, approved requests to the
 // signers of Kubernetes are signed, and what was answered, or never was, is
 // removed after a while. They are csrapproving, csrsigning and csrcleaner of
-// kube-controller-manager 1.37.
+// kube-controller-manager 1.37, and one more, which approves what nodes serve
+// with.
 package certificates
 
 import (
@@ -19,12 +20,13 @@ import (
 	"github.com/peapod/peapod/controller/loop"
 )
 
-// Add adds the three controllers to a manager.
+// Add adds the controllers to a manager.
 func Add(m manager.Manager, c loop.Config) error {
 	for name, r := range map[string]reconcile.ObjectReconciler[*certificatesv1.CertificateSigningRequest]{
-		"csrapproving": approver{c.Client},
-		"csrsigning":   signer{c.Client, c.Issue},
-		"csrcleaner":   cleaner{m.GetClient(), time.Now},
+		"csrapproving":                 approver{c.Client},
+		"csrapproving-kubelet-serving": servingApprover{c.Client, m.GetClient()},
+		"csrsigning":                   signer{c.Client, c.Issue},
+		"csrcleaner":                   cleaner{m.GetClient(), time.Now},
 	} {
 		err := ctrl.NewControllerManagedBy(m).Named(name).For(&certificatesv1.CertificateSigningRequest{}).
 			Complete(reconcile.AsReconciler(m.GetClient(), r))

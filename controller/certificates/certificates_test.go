@@ -10,11 +10,13 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"net"
 	"slices"
 	"testing"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -95,6 +97,43 @@ func TestWays(t *testing.T) {
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("%s: %v, want %v", user, got, want)
+		}
+	}
+}
+
+// A node serves by its own name and addresses only.
+func TestOwnNames(t *testing.T) {
+	node := func(name string, addresses ...string) (n corev1.Node) {
+		n.Name = name
+		for _, a := range addresses {
+			n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a})
+		}
+		return n
+	}
+	nodes := []corev1.Node{node("a", "192.0.2.1", "2001:db8::1", "192.0.2.3", "10.96.0.1", "a.example"), node("b", "192.0.2.2", "192.0.2.3")}
+	services := []corev1.Service{{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes"}, Spec: corev1.ServiceSpec{ClusterIPs: []string{"10.96.0.1"}}}}
+	for name, c := range map[string]struct {
+		dns     []string
+		ip      string
+		refusal string
+	}{
+		"its own":            {[]string{"a"}, "192.0.2.1", ""},
+		"of the other kind":  {nil, "2001:db8:0::1", ""},
+		"another's":          {nil, "192.0.2.2", `192.0.2.2 belongs to ["node b"], not to node a alone`},
+		"of two":             {nil, "192.0.2.3", `192.0.2.3 belongs to ["node a" "node b"], not to node a alone`},
+		"a Service's":        {nil, "10.96.0.1", `10.96.0.1 belongs to ["node a" "service default/kubernetes"], not to node a alone`},
+		"nobody's":           {nil, "192.0.2.9", `192.0.2.9 belongs to [], not to node a alone`},
+		"the API's name":     {[]string{"kubernetes.default.svc"}, "192.0.2.1", "kubernetes.default.svc is not the name of node a"},
+		"a name it claims":   {[]string{"a.example"}, "192.0.2.1", "a.example is not the name of node a"},
+		"another node's one": {[]string{"b"}, "192.0.2.1", "b is not the name of node a"},
+	} {
+		r := &x509.CertificateRequest{Subject: pkix.Name{CommonName: "system:node:a"}, DNSNames: c.dns, IPAddresses: []net.IP{net.ParseIP(c.ip)}}
+		got := ""
+		if err := ownNames(r, nodes, services); err != nil {
+			got = err.Error()
+		}
+		if got != c.refusal {
+			t.Errorf("%s: %q, want %q", name, got, c.refusal)
 		}
 	}
 }

@@ -36,6 +36,9 @@ var Client client.WithWatch
 // Config reaches it as a component of it.
 var Config *rest.Config
 
+// URL is where it listens, and Keys the folder of its keys.
+var URL, Keys string
+
 // Folders are the world's volumes on the node n1.
 var Folders volume.Folders
 
@@ -98,6 +101,7 @@ func newServer(ctx context.Context, dir string) (s *apiserver.Server, pki *auth.
 		return nil, nil, err
 	}
 	port := l.Addr().(*net.TCPAddr).AddrPort()
+	URL, Keys = "https://"+port.String(), dir+"/pki"
 	l.Close()
 	s, err = apiserver.New(ctx, apiserver.Config{
 		DataDir: dir, Listen: []netip.AddrPort{port}, PKI: pki,
