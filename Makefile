@@ -46,7 +46,7 @@ bench-services: deps ## addresses of Services beside kube-proxy (as root); ARGS=
 bench-api: deps build ## durable creates of Pods beside kube-apiserver and etcd (as root); ARGS="-creates N -rounds N"
 	@./scripts/bench-api $(ARGS)
 
-conformance: deps build ## upstream's conformance tests, and docs/conformance.md (as root); FOCUS=, AGAIN=, WORKERS=
+conformance: deps build ## upstream's conformance tests, and docs/conformance.md (as root); FAST=1, FOCUS=, AGAIN=, WORKERS=, NODES=
 	@./scripts/conformance
 
 lint: ## go vet, gofmt and staticcheck

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"testing"
 )
 
@@ -78,5 +79,48 @@ func TestOutcome(t *testing.T) {
 	read, err := readOutcomes(dir)
 	if err != nil || len(read) != 1 || read[want.Name] != want {
 		t.Errorf("read again they are %v (%v)", read, err)
+	}
+}
+
+// TestOnly: of the names in a file all exist, and none but these runs.
+func TestOnly(t *testing.T) {
+	specs := []spec{{Name: "[sig-node] a"}, {Name: "[sig-node] b"}}
+	o := options{only: []string{"[sig-node] b"}, again: "all"}
+	if err := o.knows(specs); err != nil {
+		t.Error(err)
+	}
+	if o.isDue(specs[0], nil) || !o.isDue(specs[1], nil) {
+		t.Error("another test is due")
+	}
+	o.only = append(o.only, "[sig-node] renamed")
+	if err := o.knows(specs); err == nil {
+		t.Error("a test that does not exist is left out in silence")
+	}
+}
+
+// TestSecondTry: a test that passes the second time is enough, one that fails
+// twice is an error.
+func TestSecondTry(t *testing.T) {
+	for tries, fails := range map[int]bool{1: false, 2: false, 3: true} {
+		dir := t.TempDir()
+		binary := filepath.Join(dir, "e2e")
+		script := `#!/bin/sh
+for a; do case $a in -ginkgo.json-report=*) report=${a#*=};; esac; done
+echo x >>` + dir + `/tries
+state=failed
+[ "$(wc -l <` + dir + `/tries)" -lt ` + strconv.Itoa(tries) + ` ] || state=passed
+echo '[{"SpecReports":[{"ContainerHierarchyTexts":["[sig-node]"],"LeafNodeType":"It","LeafNodeText":"a","State":"'$state'"}]}]' >"$report"
+`
+		if err := os.WriteFile(binary, []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		specs := []spec{{Name: "[sig-node] a"}}
+		r := newRunner(options{binary: binary, results: filepath.Join(dir, "results"), workers: 1}, map[string]outcome{}, 1)
+		if err := r.runAll(t.Context(), specs); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.insist(t.Context(), specs); (err != nil) != fails {
+			t.Errorf("it passes at try %d: %v", tries, err)
+		}
 	}
 }

@@ -18,6 +18,8 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -27,6 +29,8 @@ type options struct {
 
 	version string         // of the program under test
 	focus   *regexp.Regexp // nil: all
+	only    []string       // the names of those that may run; none: all
+	must    bool           // what ran must have passed
 	again   string         // which of the tests that have an outcome run again: "", "failed" or "all"
 	workers int
 }
@@ -53,6 +57,9 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := o.knows(specs); err != nil {
+		return err
+	}
 	var due []spec
 	for _, s := range specs {
 		if o.isDue(s, outcomes) {
@@ -63,12 +70,32 @@ func run(ctx context.Context, args []string) error {
 	if o.kubeconfig != "" {
 		err = r.runAll(ctx, due)
 	}
-	return errors.Join(err, writeDocument(o, specs, outcomes))
+	if o.must && err == nil {
+		err = r.insist(ctx, due)
+	}
+	if o.document != "" {
+		err = errors.Join(err, writeDocument(o, specs, outcomes))
+	}
+	return err
+}
+
+// knows says whether all tests that may run exist: one that upstream has renamed
+// must not be left out in silence.
+func (o options) knows(specs []spec) error {
+	for _, name := range o.only {
+		if !slices.ContainsFunc(specs, func(s spec) bool { return s.Name == name }) {
+			return fmt.Errorf("cannot run %q: there is no such test", name)
+		}
+	}
+	return nil
 }
 
 // isDue says whether a test is to be run: one in focus is, whatever became of it before.
 func (o options) isDue(s spec, outcomes map[string]outcome) bool {
 	if o.focus != nil && !o.focus.MatchString(s.Name) {
+		return false
+	}
+	if len(o.only) > 0 && !slices.Contains(o.only, s.Name) {
 		return false
 	}
 	before, has := outcomes[s.Name]
@@ -89,10 +116,12 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.kubectl, "kubectl", "kubectl", "the kubectl that the tests use")
 	f.StringVar(&o.results, "results", "", "the folder where outcomes are kept")
 	f.StringVar(&o.reasons, "reasons", "", "the file of known reasons for failures")
-	f.StringVar(&o.document, "document", "", "the document to write")
+	f.StringVar(&o.document, "document", "", "the document to write, if any")
 	f.StringVar(&o.version, "of", "", "the version of the program under test")
 	f.StringVar(&o.again, "again", "", "run again what has an outcome: failed, or all")
 	f.IntVar(&o.workers, "workers", 4, "how many tests run beside each other, of those that may")
+	f.BoolVar(&o.must, "must", false, "fail unless every test that runs passes; one that does not has a second try")
+	only := f.String("only", "", "a file of names, one in a line: only these tests")
 	focus := f.String("focus", "", "a regular expression: only the tests with such names")
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -105,6 +134,13 @@ func parse(args []string) (options, error) {
 		if o.focus, err = regexp.Compile(*focus); err != nil {
 			return o, fmt.Errorf("cannot use -focus: %w", err)
 		}
+	}
+	if *only != "" {
+		names, err := os.ReadFile(*only)
+		if err != nil {
+			return o, fmt.Errorf("cannot use -only: %w", err)
+		}
+		o.only = strings.Split(strings.TrimSpace(string(names)), "\n")
 	}
 	return o, nil
 }
