@@ -128,6 +128,14 @@ func (s *Server) configuredAdmission(c *genericapiserver.Config, client kubernet
 		}
 		return p, nil
 	}
+	mutate := func() (admission.Interface, error) {
+		// The plugin asks for the schemas when it is made, and refuses what
+		// comes before it has them: they are described first.
+		if _, err := client.Discovery().OpenAPIV3().Paths(); err != nil {
+			return nil, fmt.Errorf("cannot set up mutating policies: %w", err)
+		}
+		return complete(mutatingpolicy.NewPlugin(nil))
+	}
 	charge := func() (admission.Interface, error) {
 		p, err := resourcequota.NewResourceQuota(nil, quotaWorkers)
 		if err != nil {
@@ -146,7 +154,7 @@ func (s *Server) configuredAdmission(c *genericapiserver.Config, client kubernet
 		make       func() (admission.Interface, error)
 		on         []admission.Operation
 	}{
-		{objects.MutatingAdmissionPolicies().Informer(), func() (admission.Interface, error) { return complete(mutatingpolicy.NewPlugin(nil)) }, writes},
+		{objects.MutatingAdmissionPolicies().Informer(), mutate, writes},
 		{objects.MutatingWebhookConfigurations().Informer(), func() (admission.Interface, error) { return complete(mutatingwebhook.NewMutatingWebhook(nil)) }, all},
 		{objects.ValidatingAdmissionPolicies().Informer(), func() (admission.Interface, error) { return complete(validatingpolicy.NewPlugin(nil)) }, all},
 		{objects.ValidatingWebhookConfigurations().Informer(), func() (admission.Interface, error) {
