@@ -204,7 +204,7 @@ func kinds() map[string]kind {
 		"Service":               services(),
 		"Endpoints":             of(rules[corev1.Endpoints]{defaults: defaults.Endpoints, check: validation.Endpoints, change: validation.EndpointsUpdate, warn: validation.EndpointsWarnings, columns: table.Endpoints()}),
 	}
-	for _, more := range []map[string]kind{otherKinds(), storageKinds(), boundKinds(), certificateKinds(), admissionKinds(), flowKinds(), deviceKinds()} {
+	for _, more := range []map[string]kind{otherKinds(), storageKinds(), boundKinds(), certificateKinds(), admissionKinds(), serverKinds(), deviceKinds()} {
 		maps.Copy(out, more)
 	}
 	return out

@@ -3,8 +3,10 @@
 package apiserver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -100,10 +102,15 @@ func (s *Server) describeCustom(h genericapiserver.PostStartHookContext) error {
 		if last, unknown := o.(cache.DeletedFinalStateUnknown); unknown {
 			o = last.Obj
 		}
-		s.listGroup(o.(*apiextensionsv1.CustomResourceDefinition).Spec.Group)
+		d := o.(*apiextensionsv1.CustomResourceDefinition)
+		s.listGroup(d.Spec.Group)
+		s.aggregation.define(d)
 	}
 	handler, err := s.definitions().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: heard, UpdateFunc: func(_, o any) { heard(o) }, DeleteFunc: heard,
+		AddFunc: heard, DeleteFunc: heard, UpdateFunc: func(old, o any) {
+			heard(o)
+			s.aggregation.define(old.(*apiextensionsv1.CustomResourceDefinition)) // versions that it has no longer
+		},
 	})
 	if err != nil {
 		return fmt.Errorf("cannot follow definitions: %w", err)
@@ -129,31 +136,57 @@ func (s *Server) seeDefinitions(ctx context.Context) bool {
 	}
 }
 
-// listGroup brings a group of custom resources up to date in the list of
-// groups. The newer form of that list is the library's.
+// listGroup brings a group of custom resources or of extension servers up to
+// date in the list of groups. The newer form of that list is the library's.
 func (s *Server) listGroup(group string) {
-	if slices.ContainsFunc(s.groupVersions(), func(gv schema.GroupVersion) bool { return gv.Group == group }) {
+	s.listing.Lock()
+	defer s.listing.Unlock()
+	extended := *s.aggregation.extensions.Load()
+	fixed := slices.ContainsFunc(s.groupVersions(), func(gv schema.GroupVersion) bool { return gv.Group == group })
+	if fixed && !extended.has(group) {
 		return
 	}
-	all, err := s.definitions().Lister().List(labels.Everything())
-	if err != nil {
-		return // a cache does not fail
-	}
-	var versions []string
-	for _, d := range all {
-		if d.Spec.Group != group || !apihelpers.IsCRDConditionTrue(d, apiextensionsv1.Established) {
-			continue
+	priorities := map[string]int32{} // by version
+	for _, gv := range s.groupVersions() {
+		if gv.Group == group {
+			priorities[gv.Version] = int32(versionPriority(gv))
 		}
+	}
+	for _, d := range s.definedIn(group) {
 		for _, v := range d.Spec.Versions {
-			if v.Served && !slices.Contains(versions, v.Name) {
-				versions = append(versions, v.Name)
+			if v.Served {
+				priorities[v.Name] = customVersionPriority
 			}
 		}
 	}
-	if len(versions) == 0 {
+	for gv, e := range extended {
+		if gv.Group == group {
+			priorities[gv.Version] = e.service.Spec.VersionPriority
+		}
+	}
+	if len(priorities) == 0 {
 		s.generic.DiscoveryGroupManager.RemoveGroup(group)
 		return
 	}
-	slices.SortFunc(versions, func(a, b string) int { return version.CompareKubeAwareVersionStrings(b, a) })
+	versions := slices.SortedFunc(maps.Keys(priorities), func(a, b string) int {
+		if c := cmp.Compare(priorities[b], priorities[a]); c != 0 {
+			return c
+		}
+		return version.CompareKubeAwareVersionStrings(b, a)
+	})
 	s.generic.DiscoveryGroupManager.AddGroup(apiGroup(group, versions...))
+}
+
+// definedIn are the established definitions of a group.
+func (s *Server) definedIn(group string) (out []*apiextensionsv1.CustomResourceDefinition) {
+	all, err := s.definitions().Lister().List(labels.Everything())
+	if err != nil {
+		return nil // a cache does not fail
+	}
+	for _, d := range all {
+		if d.Spec.Group == group && apihelpers.IsCRDConditionTrue(d, apiextensionsv1.Established) {
+			out = append(out, d)
+		}
+	}
+	return out
 }

@@ -3,6 +3,8 @@
 package apiserver
 
 import (
+	"strings"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -18,6 +20,8 @@ const (
 // groupPriority is kube-apiserver's number of a group.
 func groupPriority(group string) int {
 	switch group {
+	case "apiregistration.k8s.io":
+		return 20000
 	case "":
 		return 18000
 	case "apps":
@@ -65,4 +69,21 @@ func (s *Server) orderGroups(versions []schema.GroupVersion) {
 	for _, gv := range versions {
 		s.generic.AggregatedDiscoveryGroupManager.SetGroupVersionPriority(metav1.GroupVersion(gv), groupPriority(gv.Group), preferredFirst)
 	}
+}
+
+// versionPriority is kube-apiserver's number of a version of a group.
+func versionPriority(gv schema.GroupVersion) int {
+	switch {
+	case gv.Group == "":
+		return 1
+	case gv.String() == "autoscaling/v2":
+		return 30
+	case gv.String() == "flowcontrol.apiserver.k8s.io/v1", gv.String() == "resource.k8s.io/v1":
+		return 21
+	case strings.Contains(gv.Version, "beta"):
+		return 9
+	case strings.Contains(gv.Version, "alpha"):
+		return 1
+	}
+	return preferredFirst
 }

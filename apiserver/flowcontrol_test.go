@@ -22,24 +22,33 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// awaitSchema waits until a schema is as it has to be; nil is its absence.
-func awaitSchema(t *testing.T, name string, as func(*flowcontrolv1.FlowSchema) bool) {
+// await reads a watch until something is as it has to be; nil is its absence.
+func await[T any](t *testing.T, w watch.Interface, err error, as func(*T) bool) {
 	t.Helper()
-	w, err := admin.FlowcontrolV1().FlowSchemas().Watch(t.Context(), metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer w.Stop()
 	for e := range w.ResultChan() {
-		f, _ := e.Object.(*flowcontrolv1.FlowSchema)
+		o, _ := any(e.Object).(*T)
 		if e.Type == watch.Deleted {
-			f = nil
+			o = nil
 		}
-		if as(f) {
+		if as(o) {
 			return
 		}
 	}
-	t.Fatalf("%s: the watch ended", name)
+	t.Fatal("the watch ended")
+}
+
+func named(name string) metav1.ListOptions {
+	return metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String()}
+}
+
+func awaitSchema(t *testing.T, name string, as func(*flowcontrolv1.FlowSchema) bool) {
+	t.Helper()
+	w, err := admin.FlowcontrolV1().FlowSchemas().Watch(t.Context(), named(name))
+	await(t, w, err, as)
 }
 
 func inForce(f *flowcontrolv1.FlowSchema) bool {
@@ -210,7 +219,7 @@ func TestFlowSchemasAreKept(t *testing.T) {
 	if _, err := schemas.Create(t.Context(), unwanted, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	w, err := schemas.Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=" + unwanted.Name})
+	w, err := schemas.Watch(t.Context(), named(unwanted.Name))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,6 +36,9 @@ func (s *Server) addHooks(client kubernetes.Interface) error {
 	if err := s.generic.AddPostStartHook("peapod/custom", s.describeCustom); err != nil {
 		return err
 	}
+	if err := s.generic.AddPostStartHook("peapod/aggregation", func(h genericapiserver.PostStartHookContext) error { return s.aggregation.follow(h, client) }); err != nil {
+		return err
+	}
 	flows := s.newFlowKeeper(client)
 	if err := s.generic.AddPostStartHook("peapod/flows", func(h genericapiserver.PostStartHookContext) error { return s.keepFlows(h, flows) }); err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 )
 
 // newScheme knows the published types alone. The library wants an internal
@@ -28,6 +29,9 @@ func newScheme(rows []*row) (*runtime.Scheme, error) {
 	if err := clientscheme.AddToScheme(s); err != nil {
 		return nil, fmt.Errorf("cannot build scheme: %w", err)
 	}
+	// The types alone: the package's scheme has internal ones.
+	s.AddKnownTypes(apiregistrationv1.SchemeGroupVersion, &apiregistrationv1.APIService{}, &apiregistrationv1.APIServiceList{})
+	metav1.AddToGroupVersion(s, apiregistrationv1.SchemeGroupVersion)
 	v1 := schema.GroupVersion{Version: "v1"}
 	metav1.AddToGroupVersion(s, v1)
 	s.AddUnversionedTypes(v1, &metav1.Status{}, &metav1.APIVersions{}, &metav1.APIGroupList{}, &metav1.APIGroup{}, &metav1.APIResourceList{})

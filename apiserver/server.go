@@ -93,25 +93,27 @@ type EtcdConfig struct {
 // Server is the API server of one process. There can be only one in a process:
 // the library keeps its feature gates and metrics in globals.
 type Server struct {
-	config     Config
-	rows       []*row
-	scheme     *runtime.Scheme
-	codecs     serializer.CodecFactory
-	etcd       *embedded
-	generic    *genericapiserver.GenericAPIServer
-	stores     *stores
-	rbac       *auth.RBAC
-	tokens     *auth.Tokens
-	informers  informers.SharedInformerFactory
-	identities identities
-	listeners  []net.Listener
-	custom     *crdserver.CustomResourceDefinitions
-	background sync.WaitGroup // ends with the server
-	toNodes    *http.Transport
-	mapper     meta.RESTMapper
-	described  *mux.PathRecorderMux // serves what the next two have made
-	openAPIV2  func() (*handler.OpenAPIService, *spec.Swagger)
-	openAPIV3  func() *handler3.OpenAPIService
+	config      Config
+	rows        []*row
+	scheme      *runtime.Scheme
+	codecs      serializer.CodecFactory
+	etcd        *embedded
+	generic     *genericapiserver.GenericAPIServer
+	stores      *stores
+	rbac        *auth.RBAC
+	tokens      *auth.Tokens
+	informers   informers.SharedInformerFactory
+	identities  identities
+	listeners   []net.Listener
+	custom      *crdserver.CustomResourceDefinitions
+	aggregation *aggregation
+	listing     sync.Mutex     // one at a time changes the list of groups
+	background  sync.WaitGroup // ends with the server
+	toNodes     *http.Transport
+	mapper      meta.RESTMapper
+	described   *mux.PathRecorderMux // serves what the next two have made
+	openAPIV2   func() (*handler.OpenAPIService, *spec.Swagger)
+	openAPIV3   func() *handler3.OpenAPIService
 
 	serving atomic.Pointer[http.Handler]
 	ready   chan struct{}
@@ -201,6 +203,12 @@ func (s *Server) build() error {
 		return err
 	}
 	s.flowControl(c, client)
+	if s.aggregation, err = s.newAggregation(); err != nil {
+		return err
+	}
+	c.BuildHandlerChainFunc = func(h http.Handler, c *genericapiserver.Config) http.Handler {
+		return genericapiserver.DefaultBuildHandlerChain(s.aggregation.wrap(h), c)
+	}
 	if s.custom, err = s.newCustom(c, eo); err != nil {
 		return fmt.Errorf("cannot serve custom resources: %w", err)
 	}

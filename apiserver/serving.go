@@ -20,6 +20,8 @@ import (
 	"k8s.io/apiserver/pkg/server/routes"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/component-base/compatibility"
+	aggregatorscheme "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/scheme"
+	aggregatoropenapi "k8s.io/kube-aggregator/pkg/generated/openapi"
 	openapicommon "k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kube-openapi/pkg/handler"
 	"k8s.io/kube-openapi/pkg/handler3"
@@ -38,11 +40,12 @@ func (s *Server) openAPI(c *genericapiserver.Config) {
 	definitions := func(ref openapicommon.ReferenceCallback) map[string]openapicommon.OpenAPIDefinition {
 		all := openapi.GetOpenAPIDefinitions(ref)
 		maps.Copy(all, crdopenapi.GetOpenAPIDefinitions(ref))
+		maps.Copy(all, aggregatoropenapi.GetOpenAPIDefinitions(ref))
 		return all
 	}
 	// The published scheme: this server's own has internal versions, which
 	// nobody outside is to see.
-	namer := openapinamer.NewDefinitionNamer(clientscheme.Scheme, crdserver.Scheme)
+	namer := openapinamer.NewDefinitionNamer(clientscheme.Scheme, crdserver.Scheme, aggregatorscheme.Scheme)
 	c.SkipOpenAPIInstallation = true
 	c.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(definitions, namer)
 	c.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(definitions, namer)

@@ -55,6 +55,7 @@ type Names struct {
 //	apiserver-kubelet.{crt,key}  the API server to a node agent
 //	admin.{crt,key}           system:masters
 //	service-account.key       signs service account tokens
+//	front-proxy-ca.{crt,key}, front-proxy-client.{crt,key}  see FrontProxy
 type PKI struct {
 	dir string
 	now func() time.Time
@@ -74,7 +75,7 @@ func EnsurePKI(dir string, names Names, now func() time.Time) (*PKI, error) {
 		return nil, fmt.Errorf("cannot open keys: %w", err)
 	}
 	p := &PKI{dir: dir, now: now}
-	if err := p.ensureCA(); err != nil {
+	if err := p.ensureCA("ca", "peapod-ca"); err != nil {
 		return nil, err
 	}
 	var err error
@@ -108,26 +109,26 @@ func (p *PKI) Pool() *x509.CertPool {
 	return pool
 }
 
-func (p *PKI) ensureCA() error {
-	key, err := p.ensureKey("ca")
+func (p *PKI) ensureCA(file, subject string) error {
+	key, err := p.ensureKey(file)
 	if err != nil {
 		return err
 	}
 	p.key = key
-	cert, raw, err := readCertificate(p.path("ca.crt"))
+	cert, raw, err := readCertificate(p.path(file + ".crt"))
 	if errors.Is(err, fs.ErrNotExist) {
 		t := &x509.Certificate{
-			Subject: pkix.Name{CommonName: "peapod-ca"}, IsCA: true, BasicConstraintsValid: true,
+			Subject: pkix.Name{CommonName: subject}, IsCA: true, BasicConstraintsValid: true,
 			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 			NotAfter: p.now().Add(caLifetime),
 		}
-		if err := p.sign(t, &key.PublicKey, t, "ca.crt"); err != nil {
-			return fmt.Errorf("cannot make the cluster CA: %w", err)
+		if err := p.sign(t, &key.PublicKey, t, file+".crt"); err != nil {
+			return fmt.Errorf("cannot make the authority %s: %w", file, err)
 		}
-		cert, raw, err = readCertificate(p.path("ca.crt"))
+		cert, raw, err = readCertificate(p.path(file + ".crt"))
 	}
 	if err != nil {
-		return fmt.Errorf("cannot open the cluster CA: %w", err)
+		return fmt.Errorf("cannot open the authority %s: %w", file, err)
 	}
 	p.CA, p.CAPEM = cert, raw
 	return nil

@@ -193,14 +193,17 @@ func (a *answer) print(k kind, obj runtime.Object) error {
 // table prints as the API server does; kinds without columns of their own get
 // the ones that any object has.
 func (k kind) table(obj runtime.Object) (*metav1.Table, error) {
-	if !slices.Contains(plain, k.gvk.Kind) {
+	if k.printed == nil && !slices.Contains(plain, k.gvk.Kind) {
 		t, err := printers.NewTableGenerator().With(printersinternal.AddHandlers).GenerateTable(obj, printers.GenerateOptions{Wide: true})
 		if err != nil {
 			return nil, fmt.Errorf("cannot print a %s: %w", k.gvk.Kind, err)
 		}
 		return t, nil
 	}
-	c := rest.NewDefaultTableConvertor(schema.GroupResource{Group: k.gvk.Group, Resource: k.resource})
+	c := k.printed
+	if c == nil {
+		c = rest.NewDefaultTableConvertor(schema.GroupResource{Group: k.gvk.Group, Resource: k.resource})
+	}
 	t, err := c.ConvertToTable(context.Background(), obj, &metav1.TableOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("cannot print a %s: %w", k.gvk.Kind, err)

@@ -12,6 +12,10 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	"k8s.io/apiserver/pkg/registry/rest"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	apiregistration "k8s.io/kube-aggregator/pkg/apis/apiregistration/install"
+	"k8s.io/kube-aggregator/pkg/registry/apiservice"
+	apiservicestore "k8s.io/kube-aggregator/pkg/registry/apiservice/etcd"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	_ "k8s.io/kubernetes/pkg/apis/admissionregistration/install"
 	_ "k8s.io/kubernetes/pkg/apis/apps/install"
 	_ "k8s.io/kubernetes/pkg/apis/batch/install"
@@ -90,7 +94,8 @@ type kind struct {
 	resource string
 	main     strategies
 	parts    map[string]rest.RESTUpdateStrategy
-	begin    *allocating // nil for all but Services
+	begin    *allocating         // nil for all but Services
+	printed  rest.TableConvertor // nil for all that is printed by the printers
 	asked    schema.GroupVersion
 }
 
@@ -105,7 +110,7 @@ func upstream() (map[string]kind, error) {
 	out := map[string]kind{}
 	add := func(group, version, name, resource string, main strategies, p parts) {
 		gvk := schema.GroupVersionKind{Group: group, Version: version, Kind: name}
-		out[name] = kind{gvk, resource, main, p, nil, gvk.GroupVersion()}
+		out[name] = kind{gvk: gvk, resource: resource, main: main, parts: p, asked: gvk.GroupVersion()}
 	}
 	const rbac = "rbac.authorization.k8s.io"
 	add("", "v1", "Pod", "pods", pod.Strategy, parts{"status": pod.StatusStrategy, "resize": pod.ResizeStrategy, "ephemeralcontainers": pod.EphemeralContainersStrategy})
@@ -170,6 +175,12 @@ func upstream() (map[string]kind, error) {
 	add(devices, "v1", "ResourceClaim", "resourceclaims", claims, parts{"status": resourceclaim.NewStatusStrategy(claims)})
 	add(devices, "v1", "ResourceClaimTemplate", "resourceclaimtemplates", resourceclaimtemplate.NewStrategy(trusted{}), nil)
 	add(devices, "v1", "ResourceSlice", "resourceslices", resourceslice.Strategy, nil)
+	apiregistration.Install(legacyscheme.Scheme)
+	const registration = "apiregistration.k8s.io"
+	add(registration, "v1", "APIService", "apiservices", apiservice.NewStrategy(legacyscheme.Scheme), parts{"status": apiservice.NewStatusStrategy(legacyscheme.Scheme)})
+	registered := out["APIService"]
+	registered.printed = &apiservicestore.REST{}
+	out["APIService"] = registered
 	services := out["Service"]
 	var err error
 	services.begin, err = allocateServices()
