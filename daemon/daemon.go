@@ -26,6 +26,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/auth"
@@ -159,6 +160,8 @@ type node struct {
 	images  *image.Store
 	api     *apiserver.Server
 	cri     cri.Client
+	// shared is the cache of the cluster's Services and machines.
+	shared client.Reader
 	// addresses leads the addresses of Services to their Pods.
 	addresses *service.Proxy
 	current   atomic.Pointer[runtime.Runtime]

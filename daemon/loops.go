@@ -60,6 +60,11 @@ func (d *node) startLoops(ctx context.Context) error {
 
 // startAgent starts the node agent, and waits for the node.
 func (d *node) startAgent(ctx context.Context, c nodeagent.Config) error {
+	c.Services = func(ctx context.Context, namespace string) ([]corev1.Service, error) {
+		var list corev1.ServiceList
+		err := d.shared.List(ctx, &list, client.InNamespace(namespace), client.UnsafeDisableDeepCopy)
+		return list.Items, err
+	}
 	agent, err := d.newAgent(c)
 	if err != nil {
 		return err
@@ -140,6 +145,7 @@ func (d *node) startControllers(ctx context.Context) error {
 // startServices starts what every machine does for the whole cluster: Services,
 // their names, and the ways to other machines' Pods.
 func (d *node) startServices(ctx context.Context, shared ctrlcache.Cache, events record.EventRecorder) (err error) {
+	d.shared = shared
 	if d.addresses, err = d.newServices(ctx, shared, events); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -38,6 +39,8 @@ type member struct {
 	config *rest.Config
 	api    kubernetes.Interface
 	ca     []byte
+	// server is the host and port of the API.
+	server string
 }
 
 // sameCluster refuses a data folder that belongs to a machine of another role:
@@ -78,6 +81,12 @@ func (d *node) joinCluster(ctx context.Context) (err error) {
 	if d.member, err = d.openMember(); err != nil {
 		return err
 	}
+	// Of a machine that was here before, the Pods go on meanwhile.
+	if m, err := d.readMarker(); err == nil && m.Join != "" {
+		if err := d.member.reach(ctx); err != nil {
+			return err
+		}
+	}
 	fail := func(err error) error { return fmt.Errorf("cannot join the cluster at %s: %w", d.Join, err) }
 	config, err := d.member.api.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, auth.ClusterConfigName, metav1.GetOptions{})
 	if err != nil {
@@ -95,7 +104,7 @@ func (d *node) joinCluster(ctx context.Context) (err error) {
 	if d.pods, err = netip.ParsePrefix(given); err != nil {
 		return fail(fmt.Errorf("range of Pod addresses: %w", err))
 	}
-	return d.chooseAddress(apiAddress(d.Join), d.pods.Addr().Next())
+	return d.chooseAddress(d.member.server, d.pods.Addr().Next())
 }
 
 // apiAddress is the host and port of an API server's URL.
@@ -124,11 +133,37 @@ func (d *node) openMember() (*member, error) {
 		Host: d.Join, QPS: -1, UserAgent: "peapod/" + Version,
 		TLSClientConfig: rest.TLSClientConfig{CAData: ca, CertFile: d.path("pki", "kubelet-client.crt"), KeyFile: d.path("pki", "kubelet-client.key")},
 	}
+	// A machine that was cut off is to be back soon after the way is there.
+	c.Dial = (&net.Dialer{Timeout: dialPatience, KeepAlive: 30 * time.Second}).DialContext
 	api, err := kubernetes.NewForConfig(c)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a client of %s: %w", d.Join, err)
 	}
-	return &member{config: c, api: api, ca: ca}, nil
+	return &member{config: c, api: api, ca: ca, server: apiAddress(d.Join)}, nil
+}
+
+const (
+	// dialPatience is how long a connection may take to stand.
+	dialPatience = 5 * time.Second
+	// knockPatience and knockPause bound how long the API is back unnoticed.
+	knockPatience = time.Second
+	knockPause    = 500 * time.Millisecond
+)
+
+// reach knocks until the API can be reached. Nothing tells when a network far
+// away is whole again.
+func (m *member) reach(ctx context.Context) error {
+	for d := (net.Dialer{Timeout: knockPatience}); ; {
+		c, err := d.DialContext(ctx, "tcp", m.server)
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-time.After(knockPause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // startMemberLoops starts what works through the API, and waits for the node.
@@ -147,7 +182,7 @@ func (d *node) startMemberLoops(ctx context.Context) error {
 	d.part(ctx, "the cache of the cluster's Services", shared.Start)
 	clients := x509.NewCertPool()
 	clients.AppendCertsFromPEM(d.member.ca)
-	return d.startAgent(ctx, nodeagent.Config{Client: d.member.api, Serve: endpoint(d.path("pki", "kubelet.crt"), d.path("pki", "kubelet.key"), clients)})
+	return d.startAgent(ctx, nodeagent.Config{Client: d.member.api, Reach: d.member.reach, Serve: endpoint(d.path("pki", "kubelet.crt"), d.path("pki", "kubelet.key"), clients)})
 }
 
 // memberCache is the shared cache of a machine without controllers. Its kinds

@@ -72,7 +72,7 @@ func (a *Agent) serviceEnv(ctx context.Context, p *corev1.Pod) (map[string]strin
 		}
 	}
 	if p.Spec.EnableServiceLinks == nil || *p.Spec.EnableServiceLinks {
-		list, err := a.objects.services(ctx, p.Namespace)
+		list, err := a.services(ctx, p.Namespace)
 		if err != nil {
 			return nil, fmt.Errorf("cannot list services for the environment: %w", err)
 		}

@@ -43,6 +43,8 @@ type leaseClient interface {
 }
 
 func (a *Agent) beat(ctx context.Context, leases leaseClient) error {
+	ctx, cancel := context.WithTimeout(ctx, leaseRenewal) // then the next is due
+	defer cancel()
 	now, seconds := metav1.NewMicroTime(a.cfg.Now()), int32(leaseDuration.Seconds())
 	l, err := leases.Get(ctx, a.cfg.NodeName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {

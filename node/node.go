@@ -25,7 +25,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	watchapi "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
@@ -64,6 +66,12 @@ type Config struct {
 	// is none. ClusterDomain is what its names end with.
 	ClusterDNS, ClusterDomain string
 	Version                   string
+	// Services are those of a namespace, for the environment of containers.
+	// Without it the API is asked.
+	Services func(ctx context.Context, namespace string) ([]corev1.Service, error)
+	// Reach returns when the API can be reached; it is asked before Pods are
+	// listed or watched anew. May be nil.
+	Reach func(ctx context.Context) error
 	// Drained returns when no new connection reaches the Pod any more; it is
 	// awaited, for a moment, before a Pod that is being deleted is asked to
 	// end. May be nil.
@@ -157,7 +165,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 func (a *Agent) followPods(ctx context.Context) error {
 	lw := cache.NewListWatchFromClient(a.cfg.Client.CoreV1().RESTClient(), "pods", metav1.NamespaceAll, fields.OneTermEqualSelector("spec.nodeName", a.cfg.NodeName))
 	_, controller := cache.NewInformerWithOptions(cache.InformerOptions{
-		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(lw, a.cfg.Client), ObjectType: &corev1.Pod{},
+		ListerWatcher: a.follow(lw), ObjectType: &corev1.Pod{},
 		Handler: cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(o any) { a.desire(ctx, o.(*corev1.Pod)) },
 			UpdateFunc: func(_, o any) { a.desire(ctx, o.(*corev1.Pod)) },
@@ -176,6 +184,28 @@ func (a *Agent) followPods(ctx context.Context) error {
 		return nil
 	}
 	return a.adoptOrphans(ctx)
+}
+
+// follow waits for the API before it is asked: a reflector that was refused for
+// long would come back up to a minute after it is there again, and what this
+// node should have ended meanwhile would go on as long.
+func (a *Agent) follow(lw *cache.ListWatch) cache.ListerWatcher {
+	if reach := a.cfg.Reach; reach != nil {
+		list, watch := lw.ListWithContextFunc, lw.WatchFuncWithContext
+		lw.ListWithContextFunc = func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			if err := reach(ctx); err != nil {
+				return nil, err
+			}
+			return list(ctx, o)
+		}
+		lw.WatchFuncWithContext = func(ctx context.Context, o metav1.ListOptions) (watchapi.Interface, error) {
+			if err := reach(ctx); err != nil {
+				return nil, err
+			}
+			return watch(ctx, o)
+		}
+	}
+	return cache.ToListWatcherWithWatchListSemantics(lw, a.cfg.Client)
 }
 
 // desire gives an actor its newest Pod, and makes the actor if need be.

@@ -200,7 +200,7 @@ func (a *Agent) followNode(ctx context.Context) error {
 		}
 	}
 	_, controller := cache.NewInformerWithOptions(cache.InformerOptions{
-		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(lw, a.cfg.Client), ObjectType: &corev1.Node{},
+		ListerWatcher: a.follow(lw), ObjectType: &corev1.Node{},
 		Handler: cache.ResourceEventHandlerFuncs{AddFunc: look, UpdateFunc: func(_, o any) { look(o) }},
 	})
 	controller.RunWithContext(ctx)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -19,6 +20,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 )
+
+// writePatience is how long a write of the status may take: a Pod's own affairs
+// wait for it, and go on when the API does not answer.
+const writePatience = 5 * time.Second
 
 // report writes the Pod's status where it differs from what the API has. It
 // says whether the API now has it (or has no use for it any more).
@@ -30,7 +35,9 @@ func (x *actor) report(ctx context.Context, p *corev1.Pod, have *observed, e *en
 	if equality.Semantic.DeepEqual(p.Status, st) {
 		return true
 	}
-	now, err := x.patch(ctx, p, st)
+	writing, cancel := context.WithTimeout(ctx, writePatience)
+	defer cancel()
+	now, err := x.patch(writing, p, st)
 	switch {
 	case err == nil:
 		x.written(now)

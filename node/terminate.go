@@ -167,6 +167,8 @@ func (x *actor) finish(ctx context.Context, p *corev1.Pod, e *ending) (over bool
 		return false, time.Time{} // finished, its containers stay to be read; or held by finalizers
 	}
 	zero, uid := int64(0), p.UID
+	ctx, cancel := context.WithTimeout(ctx, writePatience)
+	defer cancel()
 	err := x.agent.cfg.Client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{
 		GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &uid},
 	})

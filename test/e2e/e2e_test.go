@@ -369,6 +369,11 @@ func gone(t *testing.T, name string) {
 // eventually asks again until ok, for what has no watch: a page, a file.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
+	eventuallyWithin(t, patience, what, ok)
+}
+
+func eventuallyWithin(t *testing.T, patience time.Duration, what string, ok func() bool) {
+	t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); {
 		if ok() {
 			return
