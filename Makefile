@@ -46,6 +46,12 @@ bench-services: deps ## addresses of Services beside kube-proxy (as root); ARGS=
 bench-api: deps build ## durable creates of Pods beside kube-apiserver and etcd (as root); ARGS="-creates N -rounds N"
 	@./scripts/bench-api $(ARGS)
 
+bench-pictures: ## draw what the benchmarks measured (bin/bench) into docs/benchmarks, and write docs/benchmarks.md
+	@cd test/bench/plot && go run . -results $(CURDIR)/bin/bench -out $(CURDIR)/docs/benchmarks -document $(CURDIR)/docs/benchmarks.md
+
+benchstat: ## compare Go benchmarks with another commit; BASE=COMMIT, PACKAGES="./scheduler ./service", BENCH=REGEXP
+	@BENCH='$(BENCH)' ./scripts/benchstat "$(BASE)" $(PACKAGES)
+
 conformance: deps build ## upstream's conformance tests, and docs/conformance.md (as root); FAST=1, FOCUS=, AGAIN=, WORKERS=, NODES=
 	@./scripts/conformance
 

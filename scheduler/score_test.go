@@ -165,6 +165,33 @@ func BenchmarkCycle(b *testing.B) {
 	}
 }
 
+// BenchmarkClass is the same for one of many Pods that ask for the same.
+func BenchmarkClass(b *testing.B) {
+	for _, n := range []int{100, 1000, 5000} {
+		k := thousand(n)
+		for _, i := range k.nodes {
+			i.moved = k.moved
+		}
+		for name, p := range map[string]*corev1.Pod{
+			"fits":   testPod("p", 100, memory("10Mi")),
+			"apart":  testPod("p", 100, app("w"), apart("w", corev1.LabelHostname)),
+			"spread": testPod("p", 100, app("w"), spreadBy(corev1.LabelHostname, "w")),
+		} {
+			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
+				for b.Loop() {
+					w := newWish(p)
+					i, _ := k.class(w).best()
+					if i == nil {
+						b.Fatal("it fits nowhere")
+					}
+					i.add(w.load)
+					i.remove(p.UID)
+				}
+			})
+		}
+	}
+}
+
 // BenchmarkQueue is a Pod's way through a queue in which others wait.
 func BenchmarkQueue(b *testing.B) {
 	for _, n := range []int{1000, 100_000} {

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,10 +37,17 @@ func Write(folder, path string) error {
 	if err := yaml.UnmarshalStrict(notes, &known); err != nil {
 		return fmt.Errorf("cannot read the notes: %w", err)
 	}
-	return os.WriteFile(path, document(parts, known), 0o644)
+	drawn, err := filepath.Glob(filepath.Join(filepath.Dir(path), pictures, "*.svg"))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, document(parts, known, drawn), 0o644)
 }
 
-func document(parts []Part, known map[string]note) []byte {
+// pictures is the folder beside the document that test/bench/plot draws into.
+const pictures = "benchmarks"
+
+func document(parts []Part, known map[string]note, drawn []string) []byte {
 	var w bytes.Buffer
 	all := join(parts)
 	fmt.Fprint(&w, "# Peapod beside stock Kubernetes\n\n",
@@ -48,6 +56,12 @@ func document(parts []Part, known map[string]note) []byte {
 		"figures of all rounds, with the least and the largest of single rounds behind it.\n\n")
 	provenance(&w, parts)
 	goals(&w, all)
+	for k, path := range drawn {
+		if k == 0 {
+			fmt.Fprint(&w, "\n## Pictures\n\n")
+		}
+		fmt.Fprintf(&w, "![%s](%s/%s)\n", strings.TrimSuffix(filepath.Base(path), ".svg"), pictures, filepath.Base(path))
+	}
 	measures(&w, all)
 	told(&w, known)
 	return w.Bytes()

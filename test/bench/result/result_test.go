@@ -67,13 +67,14 @@ func TestPartsComeBackAndMakeADocument(t *testing.T) {
 	if err != nil || len(parts) != 1 {
 		t.Fatalf("loaded %d parts, %v", len(parts), err)
 	}
-	text := string(document(parts, map[string]note{"P11": {How: "By hand."}}))
+	text := string(document(parts, map[string]note{"P11": {How: "By hand."}}, []string{"docs/benchmarks/start.svg"}))
 	for _, want := range []string{
 		"| exec | ", "peapod v1",
 		"| P11 | ExecSync true | 5 times as good | 2.00 ms | 20.0 ms | 10.0 | yes |",
 		"| P1 | " + StartOverCRI + " | 30 times as good | not measured | not measured |  | not measured |",
 		"| P11 | ExecSync true | ms | stock | 3 | 20.0 | 30.0 | 30.0 |",
 		"**P11.** By hand.",
+		"![start](benchmarks/start.svg)",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the document lacks %q:\n%s", want, text)
