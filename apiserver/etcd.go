@@ -54,7 +54,7 @@ type embedded struct {
 }
 
 // startEtcd opens the store in dir and waits until it serves.
-func startEtcd(ctx context.Context, dir string) (*embedded, error) {
+func startEtcd(ctx context.Context, dir string, quota int64) (*embedded, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot open etcd: %w", err)
 	}
@@ -65,7 +65,7 @@ func startEtcd(ctx context.Context, dir string) (*embedded, error) {
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(zapcore.NewNopCore(), zap.WithFatalHook(zapcore.WriteThenPanic)))
 	// A single member elects itself; short ticks only make that quick.
 	c.TickMs, c.ElectionMs = 10, 100
-	c.QuotaBackendBytes = 8 << 30
+	c.QuotaBackendBytes = quota
 	c.SnapshotCount = 10_000
 	peer, err := url.Parse(etcdPeer)
 	if err != nil {
@@ -87,7 +87,7 @@ func startEtcd(ctx context.Context, dir string) (*embedded, error) {
 		return nil, ctx.Err()
 	}
 	client := v3client.New(e.Server)
-	client.KV = etcd3.NewETCDLatencyTracker(client.KV)
+	client.KV = &roomy{KV: etcd3.NewETCDLatencyTracker(client.KV), client: client, server: e.Server, dir: dir, quota: quota}
 	etcdfeature.DefaultFeatureSupportChecker.CheckClient(client.Ctx(), inProcess{}, storage.RequestWatchProgress)
 	k := &etcdkubernetes.Client{Client: client}
 	k.Kubernetes = k

@@ -4,7 +4,9 @@ package apiserver
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -222,6 +225,53 @@ func TestADamagedStoreIsNamed(t *testing.T) {
 				t.Errorf("it said %s", said)
 			}
 		})
+	}
+}
+
+// A write that a crash has cut off was acknowledged to nobody: it is taken back.
+func TestATornWriteIsTakenBack(t *testing.T) {
+	dir := t.TempDir()
+	p := spawn(t, dir)
+	made := p.read(t, "made", 20)
+	p.in.Close()
+	for p.lines.Scan() {
+	}
+	if err := p.Wait(); err != nil {
+		t.Fatal(err, p.fault)
+	}
+	logs, err := filepath.Glob(filepath.Join(dir, "etcd/member/wal/*.wal"))
+	if err != nil || len(logs) == 0 {
+		t.Fatal(logs, err)
+	}
+	last := slices.Max(logs)
+	b, err := os.ReadFile(last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Records begin at multiples of 8 with their length; what follows is zero.
+	end := (len(bytes.TrimRight(b, "\x00")) + 7) &^ 7
+	torn := binary.LittleEndian.AppendUint64(nil, 4096)
+	torn = append(torn, bytes.Repeat([]byte{0xa5}, 600)...)
+	if len(b) < end+8192 {
+		b = append(b, make([]byte, 8192)...)
+	}
+	copy(b[end:], torn)
+	if err := os.WriteFile(last, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p = spawn(t, dir)
+	found := p.read(t, "found", 0)
+	for _, name := range made {
+		if !slices.Contains(found, name) {
+			t.Errorf("%s is lost", name)
+		}
+	}
+	p.read(t, "made", 5)
+	p.in.Close()
+	for p.lines.Scan() {
+	}
+	if err := p.Wait(); err != nil {
+		t.Error(err, p.fault)
 	}
 }
 

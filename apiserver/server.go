@@ -135,7 +135,7 @@ func New(ctx context.Context, c Config) (_ *Server, err error) {
 		return nil, err
 	}
 	if len(c.Etcd.Endpoints) == 0 {
-		s.etcd, err = startEtcd(ctx, filepath.Join(c.DataDir, "etcd"))
+		s.etcd, err = startEtcd(ctx, filepath.Join(c.DataDir, "etcd"), c.Options.Store.Quota)
 	} else {
 		err = reachEtcd(ctx, c.Etcd)
 	}
