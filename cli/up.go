@@ -64,7 +64,11 @@ func joinFlags(c *cobra.Command, o *daemon.Options) {
 		set.VisitAll(func(f *pflag.Flag) { own = append(own, f.Name) })
 	}
 	c.Flags().StringVar(&o.Join, "join", "", "URL of the API server of a cluster, of which this machine becomes a node")
-	cobra.CheckErr(c.Flags().MarkHidden("join")) // until a token gives a machine its certificates
+	c.Flags().StringVar(&o.Token, "token", "", "token of that cluster, ID.SECRET; needed until this machine has its certificates")
+	c.Flags().StringSliceVar(&o.CACertHashes, "ca-cert-hash", nil, "the CA that the cluster must have, as sha256:HASH (without: whoever knows the token is believed)")
+	for _, f := range []string{"join", "token", "ca-cert-hash"} {
+		cobra.CheckErr(c.Flags().MarkHidden(f)) // until nodes have their rights by an authorizer
+	}
 	for _, f := range own {
 		c.MarkFlagsMutuallyExclusive("join", f)
 	}

@@ -54,8 +54,12 @@ func (d *node) startLoops(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot start the node agent: %w", err)
 	}
-	certFile, keyFile := d.pki.Pair("kubelet")
-	return d.startAgent(ctx, nodeagent.Config{Client: api, PodCIDR: d.pods.String(), Untaint: true, Serve: endpoint(certFile, keyFile, d.pki.Pool())})
+	cert, err := tls.LoadX509KeyPair(d.pki.Pair("kubelet"))
+	if err != nil {
+		return fmt.Errorf("cannot load the node's certificate: %w", err)
+	}
+	own := func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil }
+	return d.startAgent(ctx, nodeagent.Config{Client: api, PodCIDR: d.pods.String(), Untaint: true, Serve: endpoint(own, d.pki.Pool())})
 }
 
 // startAgent starts the node agent, and waits for the node.
@@ -241,16 +245,12 @@ func (d *node) newAgent(config nodeagent.Config) (*nodeagent.Agent, error) {
 
 // endpoint serves the node's endpoint to the API server, known by its
 // certificate, and to administrators.
-func endpoint(certFile, keyFile string, clients *x509.CertPool) func(context.Context, net.Listener, http.Handler) error {
+func endpoint(own func(*tls.ClientHelloInfo) (*tls.Certificate, error), clients *x509.CertPool) func(context.Context, net.Listener, http.Handler) error {
 	return func(ctx context.Context, l net.Listener, h http.Handler) error {
-		cert, err := tls.LoadX509KeyPair(certFile, keyFile)
-		if err != nil {
-			return fmt.Errorf("cannot load the node's certificate: %w", err)
-		}
 		s := &http.Server{
 			Handler: nodeagent.Guard(h, mayAsk), ReadHeaderTimeout: 30 * time.Second,
 			TLSConfig: &tls.Config{
-				MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert},
+				MinVersion: tls.VersionTLS12, GetCertificate: own,
 				ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: clients,
 			},
 			// Streams upgrade the connection, which HTTP/2 cannot.

@@ -5,9 +5,7 @@ package daemon
 import (
 	"context"
 	"crypto/x509"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"net/url"
@@ -26,19 +24,15 @@ import (
 	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"github.com/peapod/peapod/auth"
+	"github.com/peapod/peapod/auth/join"
 	"github.com/peapod/peapod/dns"
 	nodeagent "github.com/peapod/peapod/node"
 )
 
 // member is how a machine that has joined a cluster reaches that.
-//
-//	pki/ca.crt                    of the cluster
-//	pki/kubelet-client.{crt,key}  this machine to the API, as system:node:NAME
-//	pki/kubelet.{crt,key}         serves the node agent
 type member struct {
-	config *rest.Config
-	api    kubernetes.Interface
-	ca     []byte
+	*join.Identity
+	api kubernetes.Interface
 	// server is the host and port of the API.
 	server string
 }
@@ -66,7 +60,7 @@ func (d *node) startMember(ctx context.Context) error {
 		return err
 	}
 	d.Progress("starting the container runtime")
-	if err := d.openNetwork(ctx, d.member.ca, dns.Address(d.services)); err != nil {
+	if err := d.openNetwork(ctx, d.member.CA, dns.Address(d.services)); err != nil {
 		return err
 	}
 	if err := d.startRuntime(ctx); err != nil {
@@ -78,7 +72,7 @@ func (d *node) startMember(ctx context.Context) error {
 
 // joinCluster finds out what the cluster is like, and this machine's place in it.
 func (d *node) joinCluster(ctx context.Context) (err error) {
-	if d.member, err = d.openMember(); err != nil {
+	if d.member, err = d.openMember(ctx); err != nil {
 		return err
 	}
 	// Of a machine that was here before, the Pods go on meanwhile.
@@ -120,31 +114,22 @@ func apiAddress(server string) string {
 	return net.JoinHostPort(u.Hostname(), port)
 }
 
-// openMember reads this machine's keys.
-func (d *node) openMember() (*member, error) {
-	ca, err := os.ReadFile(d.path("pki", "ca.crt"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cannot join the cluster at %s: %w", d.Join, err)
-	}
+// openMember finds this machine's identity, or gets one with the token.
+func (d *node) openMember(ctx context.Context) (*member, error) {
+	identity, err := join.Join(ctx, join.Request{
+		Server: d.Join, Token: d.Token, CAHashes: d.CACertHashes, NodeName: d.NodeName, Dir: d.path("pki"), Log: d.Log,
+	})
 	if err != nil {
-		return nil, fmt.Errorf("cannot open keys: %w", err)
+		return nil, err
 	}
-	c := &rest.Config{
-		Host: d.Join, QPS: -1, UserAgent: "peapod/" + Version,
-		TLSClientConfig: rest.TLSClientConfig{CAData: ca, CertFile: d.path("pki", "kubelet-client.crt"), KeyFile: d.path("pki", "kubelet-client.key")},
-	}
-	// A machine that was cut off is to be back soon after the way is there.
-	c.Dial = (&net.Dialer{Timeout: dialPatience, KeepAlive: 30 * time.Second}).DialContext
-	api, err := kubernetes.NewForConfig(c)
+	api, err := kubernetes.NewForConfig(identity.Config())
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a client of %s: %w", d.Join, err)
 	}
-	return &member{config: c, api: api, ca: ca, server: apiAddress(d.Join)}, nil
+	return &member{Identity: identity, api: api, server: apiAddress(d.Join)}, nil
 }
 
 const (
-	// dialPatience is how long a connection may take to stand.
-	dialPatience = 5 * time.Second
 	// knockPatience and knockPause bound how long the API is back unnoticed.
 	knockPatience = time.Second
 	knockPause    = 500 * time.Millisecond
@@ -168,7 +153,7 @@ func (m *member) reach(ctx context.Context) error {
 
 // startMemberLoops starts what works through the API, and waits for the node.
 func (d *node) startMemberLoops(ctx context.Context) error {
-	shared, err := memberCache(d.member.config)
+	shared, err := memberCache(d.member.Config())
 	if err != nil {
 		return err
 	}
@@ -180,9 +165,11 @@ func (d *node) startMemberLoops(ctx context.Context) error {
 		return err
 	}
 	d.part(ctx, "the cache of the cluster's Services", shared.Start)
+	names := auth.Names{IPs: []net.IP{d.ip.AsSlice()}, DNS: []string{d.NodeName}}
+	d.part(ctx, "the certificates of this machine", func(ctx context.Context) error { return d.member.Run(ctx, names) })
 	clients := x509.NewCertPool()
-	clients.AppendCertsFromPEM(d.member.ca)
-	return d.startAgent(ctx, nodeagent.Config{Client: d.member.api, Reach: d.member.reach, Serve: endpoint(d.path("pki", "kubelet.crt"), d.path("pki", "kubelet.key"), clients)})
+	clients.AppendCertsFromPEM(d.member.CA)
+	return d.startAgent(ctx, nodeagent.Config{Client: d.member.api, Reach: d.member.reach, Serve: endpoint(d.member.ServingCertificate, clients)})
 }
 
 // memberCache is the shared cache of a machine without controllers. Its kinds

@@ -74,6 +74,10 @@ type Options struct {
 	// node of; empty starts one here. The ranges and the etcd are the cluster's
 	// then, and nothing listens on Listen.
 	Join string
+	// Token, ID.SECRET, gets this machine its certificates when it joins, and
+	// CACertHashes are the CAs that the cluster may have.
+	Token        string
+	CACertHashes []string
 
 	Log *slog.Logger
 	// Progress is told each step of a start; it may be nil.
@@ -146,10 +150,13 @@ func (o Options) check() (settings, error) {
 	if strings.HasPrefix(o.NodeListen, ":") {
 		s.nodeListen = netip.AddrPortFrom(netip.Addr{}, s.nodeListen.Port())
 	}
-	if o.Join == "" {
-		err = s.checkCluster()
-	} else {
+	switch {
+	case o.Join != "":
 		err = checkJoin(o.Join)
+	case o.Token != "" || len(o.CACertHashes) > 0:
+		err = misuse("--token and --ca-cert-hash need --join")
+	default:
+		err = s.checkCluster()
 	}
 	if err != nil {
 		return s, err

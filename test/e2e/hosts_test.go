@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -239,11 +240,6 @@ func certify(t *testing.T, of, to *cluster, name string) {
 		}
 		return b
 	}
-	write := func(name, kind string, der []byte) {
-		if err := os.WriteFile(filepath.Join(pki, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
 	certBlock, _ := pem.Decode(read("ca.crt"))
 	keyBlock, _ := pem.Decode(read("ca.key"))
 	ca, err := x509.ParseCertificate(certBlock.Bytes)
@@ -254,7 +250,9 @@ func certify(t *testing.T, of, to *cluster, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write("ca.crt", "CERTIFICATE", certBlock.Bytes)
+	if err := os.WriteFile(filepath.Join(pki, "ca.crt"), read("ca.crt"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for file, usage := range map[string]x509.ExtKeyUsage{"kubelet-client": x509.ExtKeyUsageClientAuth, "kubelet": x509.ExtKeyUsageServerAuth} {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
@@ -275,7 +273,9 @@ func certify(t *testing.T, of, to *cluster, name string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		write(file+".crt", "CERTIFICATE", der)
-		write(file+".key", "EC PRIVATE KEY", keyDER)
+		both := slices.Concat(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}))
+		if err := os.WriteFile(filepath.Join(pki, file+".pem"), both, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
