@@ -24,6 +24,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -215,6 +216,10 @@ type promptTimer struct{ clock.Timer }
 
 func (t promptTimer) Reset(d time.Duration) bool { return t.Timer.Reset(min(d, promptPause)) }
 
+// uncached resources are read from the store, as kube-apiserver's are: of events
+// there are many, and hardly anybody looks at one.
+func uncached(r schema.GroupResource) bool { return r == corev1.Resource("events") }
+
 // directOptions makes every store call the etcd of this process.
 type directOptions struct {
 	generic.RESTOptionsGetter
@@ -239,6 +244,10 @@ func (d directOptions) decorate(c *storagebackend.ConfigForResource, prefix stri
 	s, err := etcd3.New(d.etcd.client, d.etcd.compactor, c.Codec, newObject, newList, c.Prefix, prefix, c.GroupResource, transformer, c.LeaseManagerConfig, etcd3.NewDefaultDecoder(c.Codec, versioner), versioner)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot open the store of %s: %w", c.GroupResource, err)
+	}
+	if uncached(c.GroupResource) {
+		var once sync.Once
+		return s, func() { once.Do(s.Close) }, nil
 	}
 	watched, err := cacher.NewCacherFromConfig(cacher.Config{
 		Storage: s, Versioner: versioner, GroupResource: c.GroupResource, EventsHistoryWindow: c.EventsHistoryWindow,

@@ -157,6 +157,39 @@ func TestWatchList(t *testing.T) {
 	}
 }
 
+// TestEventsAreNotCached: no second copy of every event is held for an hour,
+// and those who watch get what is there all the same.
+func TestEventsAreNotCached(t *testing.T) {
+	namespace(t, "eventful", nil)
+	events := admin.CoreV1().Events("eventful")
+	made := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: "e"}, InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "eventful", Name: "p"}}
+	if _, err := events.Create(t.Context(), made, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w, err := events.Watch(t.Context(), metav1.ListOptions{
+		SendInitialEvents: ptr.To(true), AllowWatchBookmarks: true, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan, FieldSelector: "involvedObject.name=p",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	for _, want := range []watch.EventType{watch.Added, watch.Bookmark} {
+		if got := <-w.ResultChan(); got.Type != want {
+			t.Errorf("%s %v, not %s", got.Type, got.Object, want)
+		}
+	}
+	b, err := admin.CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cached := func(resource string) bool {
+		return strings.Contains(string(b), `watch_cache_resource_version{group="",resource="`+resource+`"}`)
+	}
+	if !cached("pods") || cached("events") {
+		t.Errorf("pods are cached: %v, events: %v", cached("pods"), cached("events"))
+	}
+}
+
 func TestBothWireFormatsHoldTheSame(t *testing.T) {
 	p := create(t, newPod("wire"), "")
 	read := func(contentType string) *corev1.Pod {
