@@ -130,7 +130,7 @@ func (x *soak) sweep(ctx context.Context) error {
 	x.ledger.forget()
 	for _, kind := range x.ledger.kinds() {
 		r := x.metadata.Resource(kind).Namespace(namespace)
-		if err := r.DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}, metav1.ListOptions{LabelSelector: mark}); err != nil {
+		if err := r.DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0), PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}, metav1.ListOptions{LabelSelector: mark}); err != nil {
 			return err
 		}
 	}
