@@ -20,7 +20,9 @@ import (
 // podKind is what owns a claim that goes with its Pod.
 var podKind = corev1.SchemeGroupVersion.WithKind("Pod")
 
-// claims are those that a Pod is to have, by the order of their templates.
+// claims are those that a Pod is to have, by the order of their templates. What
+// is to go with the set is its own from the beginning: if it became so when the
+// Pod is there, the scheduler would find each claim changed as it binds it.
 func (m *members) claims(p *corev1.Pod) (out []*corev1.PersistentVolumeClaim) {
 	for i := range m.set.Spec.VolumeClaimTemplates {
 		c := m.set.Spec.VolumeClaimTemplates[i].DeepCopy()
@@ -29,6 +31,9 @@ func (m *members) claims(p *corev1.Pod) (out []*corev1.PersistentVolumeClaim) {
 			c.Labels = map[string]string{}
 		}
 		maps.Copy(c.Labels, m.set.Spec.Selector.MatchLabels)
+		if set, _ := m.rightful(p); set && metav1.GetControllerOf(c) == nil {
+			c.OwnerReferences = append(c.OwnerReferences, *metav1.NewControllerRef(m.set, m.Gvk))
+		}
 		out = append(out, c)
 	}
 	return out

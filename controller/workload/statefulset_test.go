@@ -15,6 +15,7 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/peapod/peapod/controller/owned"
 	"github.com/peapod/peapod/controller/world"
 )
 
@@ -208,6 +209,28 @@ func TestStatefulClaims(t *testing.T) {
 	await("the one that is scaled away goes with its Pod", "data-web-0: StatefulSet web")
 	change(t, s, func(s *appsv1.StatefulSet) { s.Spec.Replicas = ptr.To[int32](2) })
 	awaitSet(t, ns, "has two again", updated)
+}
+
+// TestClaimsAreBornOwned: what goes with the set is not changed after it is made.
+func TestClaimsAreBornOwned(t *testing.T) {
+	for policy, want := range map[appsv1.PersistentVolumeClaimRetentionPolicyType]int{
+		appsv1.DeletePersistentVolumeClaimRetentionPolicyType: 1, appsv1.RetainPersistentVolumeClaimRetentionPolicyType: 0,
+	} {
+		s := stateful("ns", 1)
+		s.UID = "set"
+		s.Spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "data"}}}
+		s.Spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{WhenDeleted: policy}
+		kind := appsv1.SchemeGroupVersion.WithKind("StatefulSet")
+		m := &members{statefulSets: statefulSets{&owned.Replicas{Owning: owned.Owning{Gvk: kind}}}, set: s}
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web-0", UID: "pod"}}
+		c := m.claims(p)[0]
+		if len(c.OwnerReferences) != want {
+			t.Errorf("%s: owned by %v", policy, c.OwnerReferences)
+		}
+		if !m.owned(c, p) {
+			t.Errorf("%s: it would be changed again", policy)
+		}
+	}
 }
 
 // TestOnDelete: nothing is replaced unless somebody deletes it.
