@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -74,6 +75,9 @@ func (x *actor) begin(ctx context.Context, p *corev1.Pod, have *observed, a acti
 		return
 	}
 	x.mem.starting[name] = true
+	if list := have.containers[name]; len(list) > 0 && (changed(a.container, false, list[0]) || x.mem.resized[list[0].id]) {
+		x.mem.swapping[name] = true
+	}
 	if isEphemeral(p, name) {
 		a.target = targetOf(p, have, name)
 		x.agent.objects.follow(x, p) // it may refer to what nobody did before
@@ -81,7 +85,21 @@ func (x *actor) begin(ctx context.Context, p *corev1.Pod, have *observed, a acti
 	x.job(ctx, "container "+name, func(ctx context.Context) error {
 		x.startContainer(ctx, p, sb, a)
 		return nil
-	}, func(error) { delete(x.mem.starting, name) })
+	}, func(error) {
+		delete(x.mem.starting, name)
+		delete(x.mem.swapping, name)
+	})
+}
+
+// swaps says whether a container is just being followed by one of another
+// definition. That is one step of the Pod: a status in the middle of it would
+// take the Pod out of its Services for milliseconds, and a kubelet writes none.
+func (x *actor) swaps(have *observed) bool {
+	maps.DeleteFunc(x.mem.swapping, func(name string, _ bool) bool {
+		list := have.containers[name]
+		return len(list) == 0 || list[0].running()
+	})
+	return len(x.mem.swapping) > 0
 }
 
 // complain logs what a clean-up could not do; the next step tries again.

@@ -206,7 +206,7 @@ func (x *actor) step(ctx context.Context, stale bool) (over bool, next time.Time
 	x.tendProbes(ctx, p, have, false)
 	x.settle(p, have)
 	next = sooner(d.wakeAt, deadline)
-	if !x.report(ctx, p, have, nil) {
+	if !x.swaps(have) && !x.report(ctx, p, have, nil) {
 		next = sooner(next, now.Add(reportRetry))
 	}
 	return false, next

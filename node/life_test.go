@@ -471,6 +471,28 @@ func TestImageChange(t *testing.T) {
 	})
 }
 
+// TestSwap: a container whose image changed is followed by the new one without a
+// status in between, unless the image is not there.
+func TestSwap(t *testing.T) {
+	for there, want := range map[bool][]string{
+		true:  {"Pending a=ContainerCreating", "Running a=Running+"},
+		false: {"Pending a=ContainerCreating", "Running a=Running+", "Running a=ErrImagePull", "Running a=ImagePullBackOff"},
+	} {
+		inWorld(t, func(w *world) {
+			w.cri.images["peapod.dev/test:2"] = there
+			w.cri.pullErr = grpcstatus.Error(codes.NotFound, "no such image")
+			w.create(podOf("p", 30, corev1.Container{Name: "a"}))
+			w.pass(time.Second)
+			w.update("uid-p", func(p *corev1.Pod) { p.Spec.Containers[0].Image = "peapod.dev/test:2"; p.Generation++ })
+			w.pass(time.Second)
+			w.wantStates(want...)
+			if s := w.get("uid-p").Status.ContainerStatuses[0]; there && (s.RestartCount != 1 || s.LastTerminationState.Terminated == nil) {
+				t.Errorf("status is %+v", s)
+			}
+		})
+	}
+}
+
 // TestNoDevices: a Pod that claims devices does not run without them, and says
 // why.
 func TestNoDevices(t *testing.T) {

@@ -38,6 +38,7 @@ type memory struct {
 	holds    map[string]*hold
 	waiting  map[string]waiting
 	starting map[string]bool // a start is under way, its hook included
+	swapping map[string]bool // it follows one that ended to make room for it, at once
 
 	// By instance ID.
 	results  map[string]probeResult
@@ -97,7 +98,7 @@ type waiting struct {
 
 func newMemory() memory {
 	return memory{
-		backOffs: map[string]*backOff{}, holds: map[string]*hold{}, waiting: map[string]waiting{}, starting: map[string]bool{},
+		backOffs: map[string]*backOff{}, holds: map[string]*hold{}, waiting: map[string]waiting{}, starting: map[string]bool{}, swapping: map[string]bool{},
 		results: map[string]probeResult{}, failed: map[string]failure{}, hooking: map[string]bool{}, stopped: map[string]bool{}, resized: map[string]bool{}, messages: map[string]string{}, told: map[string]bool{},
 	}
 }

@@ -114,6 +114,7 @@ func (x *actor) noImage(ctx context.Context, w wish, event, reason, message stri
 }
 
 func (x *actor) pull(ctx context.Context, p *corev1.Pod, w wish, spec *runtimeapi.ImageSpec, repository string) *runtimeapi.Image {
+	x.tell(func() { delete(x.mem.swapping, w.container.Name) }) // it takes a while, which is told
 	begin := x.agent.cfg.Now()
 	x.imageEvent(w, corev1.EventTypeNormal, "Pulling", "Pulling image %q", w.image)
 	leave, err := x.agent.pulls.enter(ctx)
