@@ -70,7 +70,7 @@ func run(ctx context.Context, o options) (err error) {
 	if o.images == "" {
 		return errors.New("-archive is missing")
 	}
-	for _, f := range []*string{&o.bin, &o.images} {
+	for _, f := range []*string{&o.bin, &o.images, &o.storyFile} {
 		if *f, err = filepath.Abs(*f); err != nil {
 			return err
 		}
@@ -80,6 +80,9 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer s.close()
+	if err := os.RemoveAll(o.storyFile + ".up"); err != nil {
+		return err
+	}
 	s.say("seed %d, %v, tides of %v", o.seed, o.duration, o.tide)
 	d, err := newDisk(ctx)
 	if err != nil {

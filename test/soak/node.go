@@ -50,10 +50,10 @@ func (n *node) peapod(ctx context.Context, args ...string) (string, error) {
 	return string(out), err
 }
 
-func (n *node) logFile() string { return filepath.Join(n.disk.home, "up.log") }
+// logFile is kept off the node's disk, and after the run.
+func (n *node) logFile() string { return n.storyFile + ".up" }
 
-// start runs `peapod up` until it says that the node is Ready. What it logs is
-// kept off its own disk.
+// start runs `peapod up` until it says that the node is Ready.
 func (n *node) start() error {
 	log, err := os.OpenFile(n.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -85,8 +86,33 @@ func (x *soak) liveOne(ctx context.Context, name string) {
 		x.mu.Unlock()
 		if err != nil && ctx.Err() == nil {
 			x.story.breach("%s: %v", l.name, err)
+			x.evidence(ctx, l.name)
 		}
 		return
+	}
+}
+
+// evidence keeps what may tell why a life was broken off: its events and what
+// the program is at.
+func (x *soak) evidence(ctx context.Context, name string) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	events, err := x.truth.client.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		x.story.note("no events of %s: %v", name, err)
+		return
+	}
+	for _, e := range events.Items {
+		if strings.HasPrefix(e.InvolvedObject.Name, name) {
+			x.story.note("EVENT %s %s %s: %s (%d)", e.LastTimestamp.Format(time.TimeOnly), e.InvolvedObject.Name, e.Reason, e.Message, e.Count)
+		}
+	}
+	stacks, err := x.truth.client.CoreV1().RESTClient().Get().AbsPath("/debug/pprof/goroutine").Param("debug", "2").DoRaw(ctx)
+	if err == nil {
+		err = os.WriteFile(x.storyFile+".goroutines", stacks, 0o644)
+	}
+	if err != nil {
+		x.story.note("no goroutines of when %s was broken off: %v", name, err)
 	}
 }
 
