@@ -106,10 +106,10 @@ func (b *board) domainsOf(list *[]*domains, label string) *domains {
 }
 
 // class finds what is known for the Pods that ask for the same as one; nil if
-// such Pods are looked at one by one: those that take volumes along, or name
-// their nodes.
+// such Pods are looked at one by one: those that take volumes along, claim
+// devices, or name their nodes.
 func (k *known) class(w *wish) *class {
-	if len(w.claims) > 0 || w.only != nil || len(w.pod.Status.ContainerStatuses) > 0 {
+	if len(w.claims) > 0 || len(w.pod.Spec.ResourceClaims) > 0 || w.only != nil || len(w.pod.Status.ContainerStatuses) > 0 {
 		return nil
 	}
 	b, key := k.onBoard(), classKey(w.pod)
