@@ -30,8 +30,9 @@ import (
 
 // access says who callers are and what they may do: client certificates,
 // service account tokens, bootstrap tokens and the components of this process;
-// system:masters may do all, everything else asks RBAC. Anonymous callers reach
-// health, and what a cluster says of itself to machines that join.
+// system:masters may do all, everything else asks the authorizer of nodes and
+// RBAC. Anonymous callers reach health, and what a cluster says of itself to
+// machines that join.
 // Options add to it: see authentication.go and authorization.go.
 func (s *Server) access(c *genericapiserver.Config) error {
 	verify := x509.DefaultVerifyOptions()
@@ -80,10 +81,12 @@ func (s *Server) access(c *genericapiserver.Config) error {
 		ClusterRoles: rbac.ClusterRoles().Lister(), ClusterRoleBindings: rbac.ClusterRoleBindings().Lister(),
 	}
 	allow, deny := authorizerfactory.NewAlwaysAllowAuthorizer(), authorizerfactory.NewAlwaysDenyAuthorizer()
+	nodes := auth.NodeAuthorizer{Objects: nodeObjects{s}}
 	return s.authorizeBy(c, map[apiserver.AuthorizerType]asked{
+		"Node":        {authorizer.AuthorizerFunc(nodes.Authorize), nodes},
 		"RBAC":        {authorizer.AuthorizerFunc(s.rbac.Authorize), s.rbac},
 		"AlwaysAllow": {allow, allow}, "AlwaysDeny": {deny, deny},
-	}, "RBAC")
+	}, "Node", "RBAC")
 }
 
 // boundObjects reads from the stores what a token says it belongs to, and what

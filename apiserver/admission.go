@@ -53,8 +53,9 @@ func (s *Server) admission(c *genericapiserver.Config, client kubernetes.Interfa
 		},
 		LimitRanges: s.limitRanges,
 		Node:        boundObjects{s, true}.Node,
-		Allowed: func(ctx context.Context, u user.Info, verb string, gr schema.GroupResource, name string) bool {
-			return s.allowed(ctx, u, verb, gr, "", name)
+		Pod:         boundObjects{s, true}.Pod,
+		Allowed: func(ctx context.Context, u user.Info, verb string, gr schema.GroupResource, namespace, name string) bool {
+			return s.allowed(ctx, u, verb, gr, namespace, name)
 		},
 		PriorityClasses: s.informers.Scheduling().V1().PriorityClasses().Lister(),
 		IngressClasses:  s.informers.Networking().V1().IngressClasses().Lister(),

@@ -36,7 +36,7 @@ type AuthorizationOptions struct{ File string }
 
 // AddFlags adds the flag by its name in kube-apiserver.
 func (o *AuthorizationOptions) AddFlags(fs *pflag.FlagSet) {
-	fs.StringVar(&o.File, "authorization-config", "", "file with the AuthorizationConfiguration: who is asked what callers may do, in which order (default: RBAC alone); it is read again when it changes")
+	fs.StringVar(&o.File, "authorization-config", "", "file with the AuthorizationConfiguration: who is asked what callers may do, in which order (default: Node, then RBAC); it is read again when it changes")
 }
 
 // chain asks authorizers one after the other. Those that a file names may

@@ -29,10 +29,11 @@ type Objects struct {
 	PriorityClass  func(ctx context.Context, name string) (*schedulingv1.PriorityClass, error)
 	RuntimeClass   func(ctx context.Context, name string) (*nodev1.RuntimeClass, error)
 	Node           func(ctx context.Context, name string) (*corev1.Node, error)
+	Pod            func(ctx context.Context, namespace, name string) (*corev1.Pod, error)
 	// LimitRanges are those of a namespace.
 	LimitRanges func(ctx context.Context, namespace string) ([]corev1.LimitRange, error)
 	// Allowed says whether a user may do something to a resource of a name.
-	Allowed func(ctx context.Context, u user.Info, verb string, gr schema.GroupResource, name string) bool
+	Allowed func(ctx context.Context, u user.Info, verb string, gr schema.GroupResource, namespace, name string) bool
 	// PriorityClasses are all of them, to find the default.
 	PriorityClasses schedulinglisters.PriorityClassLister
 	IngressClasses  networkinglisters.IngressClassLister
@@ -45,6 +46,7 @@ func Plugins(o Objects, security admission.Interface) []admission.Interface {
 	return []admission.Interface{
 		limitRanger{on(admission.Create, admission.Update), o},
 		serviceAccount{on(admission.Create, admission.Update), o},
+		nodeRestriction{on(admission.Create, admission.Update, admission.Delete), o},
 		taintNodes{on(admission.Create)},
 		security,
 		priority{on(admission.Create, admission.Update), o},

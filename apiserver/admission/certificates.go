@@ -24,7 +24,7 @@ import (
 func (o Objects) forSigner(ctx context.Context, u user.Info, verb, signer string) bool {
 	domain, _, _ := strings.Cut(signer, "/")
 	signers := certificatesv1.Resource("signers")
-	return o.Allowed(ctx, u, verb, signers, signer) || o.Allowed(ctx, u, verb, signers, domain+"/*")
+	return o.Allowed(ctx, u, verb, signers, "", signer) || o.Allowed(ctx, u, verb, signers, "", domain+"/*")
 }
 
 // attest lets only those write the trust anchors of a signer who may attest for

@@ -76,7 +76,7 @@ func Join(ctx context.Context, r Request) (*Identity, error) {
 		request: r,
 		client:  kept{path: filepath.Join(r.Dir, "kubelet-client.pem"), signer: certificatesv1.KubeAPIServerClientKubeletSignerName, usage: certificatesv1.UsageClientAuth},
 		serving: kept{path: filepath.Join(r.Dir, "kubelet.pem"), signer: certificatesv1.KubeletServingSignerName, usage: certificatesv1.UsageServerAuth},
-		dialer:  connrotation.NewDialer((&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext),
+		dialer:  connrotation.NewDialer((&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext),
 	}
 	if err := errors.Join(i.client.load(), i.serving.load()); err != nil {
 		return fail(err)
