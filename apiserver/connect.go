@@ -36,19 +36,20 @@ import (
 
 // nodeTransport reaches node agents with the API server's client certificate.
 // There is one, so that connections are used again.
-func nodeTransport(pki *auth.PKI) (*http.Transport, error) {
+func nodeTransport(pki *auth.PKI) *http.Transport {
 	certFile, keyFile := pki.Pair("apiserver-kubelet")
-	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err != nil {
-		return nil, fmt.Errorf("cannot load the client certificate for nodes: %w", err)
-	}
 	return &http.Transport{
-		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pki.Pool(), Certificates: []tls.Certificate{cert}},
+		TLSClientConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12, RootCAs: pki.Pool(),
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				return pair(certFile, keyFile) // it may have been renewed
+			},
+		},
 		TLSHandshakeTimeout: 10 * time.Second,
 		// Upgrades need HTTP/1.1.
 		TLSNextProto:    map[string]func(string, *tls.Conn) http.RoundTripper{},
 		IdleConnTimeout: 90 * time.Second,
-	}, nil
+	}
 }
 
 // nodeURL is where a node's agent listens.

@@ -173,9 +173,7 @@ func (s *Server) listen() error {
 // build wires the library: configuration first, then one storage per row.
 func (s *Server) build() error {
 	var err error
-	if s.toNodes, err = nodeTransport(s.config.PKI); err != nil {
-		return err
-	}
+	s.toNodes = nodeTransport(s.config.PKI)
 	c, err := s.genericConfig()
 	if err != nil {
 		return err

@@ -100,13 +100,18 @@ func (s *Server) tlsConfig() *tls.Config {
 		MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert, ClientCAs: s.config.PKI.Pool(),
 		NextProtos: []string{"h2", "http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			pair, err := tls.LoadX509KeyPair(cert, key)
-			if err != nil {
-				return nil, fmt.Errorf("cannot load the serving certificate: %w", err)
-			}
-			return &pair, nil
+			return pair(cert, key)
 		},
 	}
+}
+
+// pair is a certificate as it is on the disk now.
+func pair(certFile, keyFile string) (*tls.Certificate, error) {
+	p, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot load a certificate: %w", err)
+	}
+	return &p, nil
 }
 
 // released is the library's version with the name of the release: the library

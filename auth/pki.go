@@ -33,7 +33,7 @@ import (
 const (
 	caLifetime   = 10 * 365 * 24 * time.Hour
 	certLifetime = 365 * 24 * time.Hour
-	// renewBefore is how much of a certificate's life must be left at start.
+	// renewBefore is how much of a certificate's life must be left.
 	renewBefore = certLifetime / 3
 	// backdate is how far clocks of machines may differ.
 	backdate = 5 * time.Minute
@@ -57,8 +57,9 @@ type Names struct {
 //	service-account.key       signs service account tokens
 //	front-proxy-ca.{crt,key}, front-proxy-client.{crt,key}  see FrontProxy
 type PKI struct {
-	dir string
-	now func() time.Time
+	dir      string
+	now      func() time.Time
+	requests []request
 
 	CA  *x509.Certificate
 	key crypto.Signer
@@ -82,17 +83,23 @@ func EnsurePKI(dir string, names Names, now func() time.Time) (*PKI, error) {
 	if p.ServiceAccountKey, err = p.ensureKey("service-account"); err != nil {
 		return nil, err
 	}
-	for _, c := range []request{
+	p.requests = []request{
 		{file: "apiserver", subject: pkix.Name{CommonName: "kube-apiserver"}, server: true, names: names},
 		{file: "kubelet", subject: pkix.Name{CommonName: "system:node:" + names.Node, Organization: []string{"system:nodes"}}, server: true, client: true, names: names},
 		{file: "apiserver-kubelet", subject: pkix.Name{CommonName: "kube-apiserver-kubelet-client", Organization: []string{"kubeadm:cluster-admins"}}, client: true},
 		{file: "admin", subject: pkix.Name{CommonName: "kubernetes-admin", Organization: []string{"system:masters"}}, client: true},
-	} {
-		if err := p.ensure(c); err != nil {
-			return nil, fmt.Errorf("cannot make certificate %s: %w", c.file, err)
+	}
+	return p, p.ensureAll()
+}
+
+// ensureAll makes the certificates that are missing, or will not do for long.
+func (p *PKI) ensureAll() error {
+	for _, r := range p.requests {
+		if err := p.ensure(r); err != nil {
+			return fmt.Errorf("cannot make certificate %s: %w", r.file, err)
 		}
 	}
-	return p, nil
+	return nil
 }
 
 // Pair is the certificate and key files of one of the names in PKI.
@@ -129,6 +136,10 @@ func (p *PKI) ensureCA(file, subject string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("cannot open the authority %s: %w", file, err)
+	}
+	if now := p.now(); now.Before(cert.NotBefore) || now.After(cert.NotAfter) {
+		return fmt.Errorf("cannot use the authority %s: it is good from %s to %s, and this machine's clock shows %s; set the clock", p.path(file+".crt"),
+			cert.NotBefore.Format(time.RFC3339), cert.NotAfter.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	p.CA, p.CAPEM = cert, raw
 	return nil
@@ -219,7 +230,7 @@ func (p *PKI) ensure(r request) error {
 
 // fits says whether a certificate on disk still does what is asked.
 func (p *PKI) fits(c *x509.Certificate, r request, key *ecdsa.PrivateKey) bool {
-	if p.now().Add(renewBefore).After(c.NotAfter) || c.CheckSignatureFrom(p.CA) != nil || !key.PublicKey.Equal(c.PublicKey) || c.Subject.CommonName != r.subject.CommonName {
+	if !p.now().Add(renewBefore).Before(c.NotAfter) || p.now().Before(c.NotBefore) || c.CheckSignatureFrom(p.CA) != nil || !key.PublicKey.Equal(c.PublicKey) || c.Subject.CommonName != r.subject.CommonName {
 		return false
 	}
 	for _, h := range r.hosts() {

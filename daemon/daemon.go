@@ -325,6 +325,11 @@ func (d *node) startAPI(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	d.part(ctx, "the renewal of certificates", func(ctx context.Context) error { return d.pki.Renew(ctx, d.writeKubeconfig) })
+	return d.writeKubeconfig()
+}
+
+func (d *node) writeKubeconfig() error {
 	return d.pki.WriteKubeconfig(d.kubeconfig(), "admin", "https://"+dialable(d.listen).String())
 }
 
