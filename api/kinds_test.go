@@ -237,7 +237,7 @@ func services() kind {
 		parts: map[string]part[corev1.Service]{"status": {check: validation.ServiceStatusUpdate, warn: validation.ServiceStatusWarnings}}})
 	other := corev1.Service{Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{NodePort: 32000}}}}
 	k.begin = func(o, old any) error {
-		b := allocation.NewBook(netip.MustParsePrefix("10.96.0.0/16"), []corev1.Service{other}, true)
+		b := allocation.NewBook([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, []corev1.Service{other}, true, nil)
 		if old == nil {
 			return allocation.Create(o.(*corev1.Service), b)
 		}
@@ -287,8 +287,11 @@ func otherKinds() map[string]kind {
 		"EndpointSlice": of(rules[discoveryv1.EndpointSlice]{defaults: defaults.EndpointSlice, prepare: defaults.PrepareEndpointSlice, check: validation.EndpointSlice, change: validation.EndpointSliceUpdate, warn: validation.EndpointSliceWarnings, columns: table.EndpointSlice()}),
 		"Ingress": of(rules[networkingv1.Ingress]{check: validation.Ingress, change: validation.IngressUpdate, warn: validation.IngressWarnings, columns: table.Ingress(),
 			parts: map[string]part[networkingv1.Ingress]{"status": {check: validation.IngressStatusUpdate, warn: validation.IngressStatusWarnings}}}),
-		"IngressClass":       of(rules[networkingv1.IngressClass]{cluster: true, defaults: defaults.IngressClass, check: validation.IngressClass, change: validation.IngressClassUpdate, columns: table.IngressClass()}),
-		"NetworkPolicy":      of(rules[networkingv1.NetworkPolicy]{defaults: defaults.NetworkPolicy, check: validation.NetworkPolicy, change: validation.NetworkPolicyUpdate, warn: validation.NetworkPolicyWarnings, columns: table.NetworkPolicy()}),
+		"IngressClass":  of(rules[networkingv1.IngressClass]{cluster: true, defaults: defaults.IngressClass, check: validation.IngressClass, change: validation.IngressClassUpdate, columns: table.IngressClass()}),
+		"NetworkPolicy": of(rules[networkingv1.NetworkPolicy]{defaults: defaults.NetworkPolicy, check: validation.NetworkPolicy, change: validation.NetworkPolicyUpdate, warn: validation.NetworkPolicyWarnings, columns: table.NetworkPolicy()}),
+		"ServiceCIDR": of(rules[networkingv1.ServiceCIDR]{cluster: true, check: validation.ServiceCIDR, change: validation.ServiceCIDRUpdate, columns: table.ServiceCIDR(),
+			parts: map[string]part[networkingv1.ServiceCIDR]{"status": {prepare: keepMeta[networkingv1.ServiceCIDR], check: validation.ServiceCIDRStatusUpdate}}}),
+		"IPAddress":          of(rules[networkingv1.IPAddress]{cluster: true, check: validation.IPAddress, change: validation.IPAddressUpdate, columns: table.IPAddress()}),
 		"PriorityClass":      of(rules[schedulingv1.PriorityClass]{cluster: true, defaults: defaults.PriorityClass, check: validation.PriorityClass, change: validation.PriorityClassUpdate, columns: table.PriorityClass()}),
 		"RuntimeClass":       of(rules[nodev1.RuntimeClass]{cluster: true, defaults: defaults.RuntimeClass, check: validation.RuntimeClass, change: validation.RuntimeClassUpdate, warn: validation.RuntimeClassWarnings, columns: table.RuntimeClass()}),
 		"Role":               of(rules[rbacv1.Role]{check: validation.Role, change: validation.RoleUpdate, columns: table.Role()}),

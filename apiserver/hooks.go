@@ -11,9 +11,11 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -21,6 +23,7 @@ import (
 	"k8s.io/component-helpers/auth/rbac/validation"
 	"k8s.io/utils/ptr"
 
+	"github.com/peapod/peapod/api/allocation"
 	"github.com/peapod/peapod/auth"
 )
 
@@ -68,8 +71,9 @@ type bootstrap struct {
 // write to the disk, and such writes share one.
 func (b bootstrap) run() error {
 	for _, steps := range [][]func() error{
-		slices.Concat(b.namespaces(), []func() error{b.priorities}, b.roles(), b.bindings()),
-		slices.Concat(b.contents(), b.forMembers(), []func() error{b.service, b.endpoints, b.endpointSlice}),
+		slices.Concat(b.namespaces(), []func() error{b.priorities, b.serviceRange}, b.roles(), b.bindings()),
+		slices.Concat(b.contents(), b.forMembers(), []func() error{b.serviceRangeReady, b.service, b.endpoints, b.endpointSlice}),
+		{func() error { return b.server.settleAddresses(b.ctx) }},
 	} {
 		var all errgroup.Group
 		for _, step := range steps {
@@ -178,6 +182,35 @@ func (b bootstrap) bindings() (steps []func() error) {
 // ServiceAddress is the cluster address of the API itself: the first of the
 // Service range.
 func ServiceAddress(services netip.Prefix) netip.Addr { return services.Masked().Addr().Next() }
+
+// serviceRange is the range of Service addresses as an object.
+func (b bootstrap) serviceRange() error {
+	_, err := b.client.NetworkingV1().ServiceCIDRs().Create(b.ctx, &networkingv1.ServiceCIDR{
+		ObjectMeta: metav1.ObjectMeta{Name: allocation.DefaultRange}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{b.server.config.Services.Masked().String()}},
+	}, metav1.CreateOptions{})
+	return unlessThere(err)
+}
+
+// serviceRangeReady says once that addresses are given from it; what is said
+// otherwise later stays.
+func (b bootstrap) serviceRangeReady() error {
+	c, err := b.client.NetworkingV1().ServiceCIDRs().Get(b.ctx, allocation.DefaultRange, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if own := b.server.config.Services.Masked(); !slices.Contains(allocation.Prefixes(c), own) {
+		b.server.config.Log.Warn("the default ServiceCIDR is another than the range of Services", "ServiceCIDR", c.Spec.CIDRs, "range", own)
+		return nil
+	}
+	if c.DeletionTimestamp != nil || meta.FindStatusCondition(c.Status.Conditions, networkingv1.ServiceCIDRConditionReady) != nil {
+		return nil
+	}
+	meta.SetStatusCondition(&c.Status.Conditions, metav1.Condition{
+		Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Message: "Kubernetes default Service CIDR is ready",
+	})
+	_, err = b.client.NetworkingV1().ServiceCIDRs().UpdateStatus(b.ctx, c, metav1.UpdateOptions{})
+	return err
+}
 
 // service is default/kubernetes, through which Pods find the API.
 func (b bootstrap) service() error {

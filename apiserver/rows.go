@@ -89,7 +89,7 @@ func (s *Server) resources() []*row {
 			},
 		}, echoDeleted),
 	}
-	return slices.Concat(rows, s.appsRows(), batchRows(), []*row{budgetRow()}, storageRows(), s.certificateRows(), s.clusterRows(), s.admissionRows(), quotaRows(), flowRows(), s.deviceRows(), []*row{apiServiceRow()})
+	return slices.Concat(rows, s.appsRows(), batchRows(), []*row{budgetRow()}, storageRows(), s.certificateRows(), s.clusterRows(), s.admissionRows(), quotaRows(), flowRows(), s.deviceRows(), s.addressRows(), []*row{apiServiceRow()})
 }
 
 // clusterRows are the kinds that describe the cluster rather than workloads.

@@ -109,6 +109,9 @@ type Server struct {
 	aggregation *aggregation
 	listing     sync.Mutex     // one at a time changes the list of groups
 	background  sync.WaitGroup // ends with the server
+	allocating  sync.Mutex     // held while a Service is given something
+	services    atomic.Uint64  // the version of the last write of one
+	teller      teller
 	toNodes     *http.Transport
 	mapper      meta.RESTMapper
 	described   *mux.PathRecorderMux // serves what the next two have made

@@ -22,6 +22,7 @@ import (
 	"github.com/peapod/peapod/controller/nodes"
 	"github.com/peapod/peapod/controller/owned"
 	"github.com/peapod/peapod/controller/policy"
+	"github.com/peapod/peapod/controller/servicecidr"
 	"github.com/peapod/peapod/controller/storage"
 	"github.com/peapod/peapod/controller/workload"
 )
@@ -35,5 +36,5 @@ func Add(m manager.Manager, c loop.Config) error {
 	withAll := func(add func(manager.Manager, loop.Config, *garbage.Everything) error) func(manager.Manager, loop.Config) error {
 		return func(m manager.Manager, c loop.Config) error { return add(m, c, all) }
 	}
-	return loop.Add(m, c, workload.Add, job.Add, endpoints.Add, storage.Add, nodes.Add, access.Add, certificates.Add, bootstrap.Add, withAll(garbage.Add), withAll(namespaces.Add), withAll(policy.Add))
+	return loop.Add(m, c, workload.Add, job.Add, endpoints.Add, storage.Add, nodes.Add, access.Add, certificates.Add, bootstrap.Add, servicecidr.Add, withAll(garbage.Add), withAll(namespaces.Add), withAll(policy.Add))
 }

@@ -20,30 +20,47 @@ const FirstNodePort, LastNodePort int32 = 30000, 32767
 // Book says what is free for one write of a Service: the ranges, less what the
 // stored Services hold. What is taken from it is held in it too.
 type Book struct {
-	services  netip.Prefix
+	ranges    []netip.Prefix
 	dryRun    bool
 	addresses map[netip.Addr]bool
 	ports     map[int32]bool
 	given     []int32 // of a dry run
+	elsewhere func(netip.Addr) bool
 }
 
-// NewBook reads what the stored Services hold; services is the cluster's IPv4
-// range. A dry run is given numbers that show what they are: none that a real
-// write would be given.
-func NewBook(services netip.Prefix, stored []corev1.Service, dryRun bool) *Book {
-	b := &Book{services: services.Masked(), dryRun: dryRun, addresses: map[netip.Addr]bool{}, ports: map[int32]bool{}}
+// NewBook reads what the stored Services hold; ranges are the IPv4 ranges that
+// addresses are given from, in this order. elsewhere says whether somebody else
+// has an address. A dry run is given numbers that show what they are: none that
+// a real write would be given.
+func NewBook(ranges []netip.Prefix, stored []corev1.Service, dryRun bool, elsewhere func(netip.Addr) bool) *Book {
+	b := &Book{dryRun: dryRun, addresses: map[netip.Addr]bool{}, ports: map[int32]bool{}, elsewhere: elsewhere}
+	for _, r := range ranges {
+		b.ranges = append(b.ranges, r.Masked())
+	}
 	for i := range stored {
 		s := &stored[i]
-		for _, ip := range append(slices.Clone(s.Spec.ClusterIPs), s.Spec.ClusterIP) {
-			if a, err := netip.ParseAddr(ip); err == nil {
-				b.addresses[a] = true
-			}
+		for _, a := range Addresses(s) {
+			b.addresses[a] = true
 		}
 		for _, p := range append(portsOf(s), s.Spec.HealthCheckNodePort) {
 			b.ports[p] = true
 		}
 	}
 	return b
+}
+
+// Addresses are those that a Service holds. An external name holds none, also
+// before what it had is taken out of it.
+func Addresses(s *corev1.Service) (out []netip.Addr) {
+	if named(s) {
+		return nil
+	}
+	for _, ip := range append(slices.Clone(s.Spec.ClusterIPs), s.Spec.ClusterIP) {
+		if a, err := netip.ParseAddr(ip); err == nil && !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // Family is the cluster's one family of addresses.
@@ -59,53 +76,54 @@ var (
 func (b *Book) takeAddress(asked string) error {
 	ip, _ := netip.AddrFromSlice(netutils.ParseIPSloppy(asked)) // validation has parsed it
 	ip = ip.Unmap()
-	n, ok := b.index(ip)
-	switch ok = ok && n > 0 && n < b.size()-1; {
-	case !ok && b.dryRun:
-		return fmt.Errorf("the provided IP (%v) is not in the valid range. The range of valid IPs is %s", ip, b.services)
+	switch ok := slices.ContainsFunc(b.ranges, func(r netip.Prefix) bool { return Contains(r, ip) }); {
+	case !ok && b.dryRun && len(b.ranges) > 0:
+		return fmt.Errorf("the provided IP (%v) is not in the valid range. The range of valid IPs is %s", ip, b.ranges[0])
 	case !ok:
 		return errNetwork
 	case b.dryRun:
 		return nil
-	case b.addresses[ip]:
+	case b.taken(ip):
 		return errAddress
 	}
 	b.addresses[ip] = true
 	return nil
 }
 
+func (b *Book) taken(ip netip.Addr) bool { return b.addresses[ip] || b.elsewhere(ip) }
+
 // anyAddress picks at random, so that what was just given back is not the next
-// one out, and from the upper part of the range first: the lower one is for
+// one out, and from the upper part of a range first: the lower one is for
 // those who ask for an address (KEP-3070).
 func (b *Book) anyAddress() (string, error) {
-	if b.dryRun {
-		return b.services.Addr().String(), nil
+	if b.dryRun && len(b.ranges) > 0 {
+		return b.ranges[0].Addr().String(), nil
 	}
-	// The network and its broadcast are no addresses; the first is the API's own.
-	n, ok := anyFree(2, b.size()-1, lower(b.size(), 16, 256), func(n int) bool { return b.addresses[b.at(n)] })
-	if !ok {
-		return "", errFull
+	for _, r := range b.ranges {
+		// The network and its broadcast are no addresses. The first of all is the
+		// API's own, whose Service may not be there yet.
+		first := 1
+		if r == b.ranges[0] {
+			first = 2
+		}
+		n, ok := anyFree(first, size(r)-1, lower(size(r), 16, 256), func(n int) bool { return b.taken(at(r, n)) })
+		if ok {
+			ip := at(r, n)
+			b.addresses[ip] = true
+			return ip.String(), nil
+		}
 	}
-	ip := b.at(n)
-	b.addresses[ip] = true
-	return ip.String(), nil
+	return "", errFull
 }
 
-func (b *Book) size() int { return 1 << (32 - b.services.Bits()) }
+func size(r netip.Prefix) int { return 1 << (32 - r.Bits()) }
 
-func (b *Book) at(n int) netip.Addr {
-	base := b.services.Addr().As4()
+// at is the n-th address of a range.
+func at(r netip.Prefix, n int) netip.Addr {
+	base := r.Addr().As4()
 	var out [4]byte
 	binary.BigEndian.PutUint32(out[:], binary.BigEndian.Uint32(base[:])+uint32(n))
 	return netip.AddrFrom4(out)
-}
-
-func (b *Book) index(ip netip.Addr) (int, bool) {
-	if !b.services.Contains(ip) {
-		return 0, false
-	}
-	base, at := b.services.Addr().As4(), ip.As4()
-	return int(binary.BigEndian.Uint32(at[:]) - binary.BigEndian.Uint32(base[:])), true
 }
 
 func (b *Book) takePort(n int32) error {

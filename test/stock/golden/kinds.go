@@ -67,7 +67,9 @@ import (
 	"k8s.io/kubernetes/pkg/registry/flowcontrol/prioritylevelconfiguration"
 	"k8s.io/kubernetes/pkg/registry/networking/ingress"
 	"k8s.io/kubernetes/pkg/registry/networking/ingressclass"
+	"k8s.io/kubernetes/pkg/registry/networking/ipaddress"
 	"k8s.io/kubernetes/pkg/registry/networking/networkpolicy"
+	"k8s.io/kubernetes/pkg/registry/networking/servicecidr"
 	"k8s.io/kubernetes/pkg/registry/node/runtimeclass"
 	"k8s.io/kubernetes/pkg/registry/policy/poddisruptionbudget"
 	"k8s.io/kubernetes/pkg/registry/rbac/clusterrole"
@@ -136,6 +138,8 @@ func upstream() (map[string]kind, error) {
 	add("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", endpointslice.Strategy, nil)
 	add("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", priorityclass.Strategy, nil)
 	add("networking.k8s.io", "v1", "Ingress", "ingresses", ingress.Strategy, parts{"status": ingress.StatusStrategy})
+	add("networking.k8s.io", "v1", "IPAddress", "ipaddresses", ipaddress.Strategy, nil)
+	add("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", servicecidr.Strategy, parts{"status": servicecidr.StatusStrategy})
 	add("networking.k8s.io", "v1", "IngressClass", "ingressclasses", ingressclass.Strategy, nil)
 	add("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", networkpolicy.Strategy, nil)
 	add("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", runtimeclass.Strategy, nil)
