@@ -121,7 +121,7 @@ on this machine. Stock kubectl works with it unchanged.
 	root.SetErr(t.err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.SetVersionTemplate(versionLine())
-	root.AddCommand(newUp(t), newDown(t), newBackup(t), newRestore(t), newImage(t), newDoctor(t), newKubectl(), newVersion(t))
+	root.AddCommand(newUp(t), newDown(t), newBackup(t), newRestore(t), newImage(t), newDoctor(t), newKubectl(), newToken(t), newVersion(t))
 	root.SetHelpCommand(newHelp(root))
 	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() {
