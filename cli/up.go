@@ -25,9 +25,13 @@ func newUp(t terminal) *cobra.Command {
 		Long: `Starts etcd, the API server, the scheduler, the controllers, the node agent and
 the container runtime in one process, and prints one line when the node is Ready.
 SIGTERM or Ctrl-C stops it and leaves the Pods running; the next "peapod up"
-finds them untouched. "peapod down" ends them. A second Ctrl-C stops it at once.`,
+finds them untouched. "peapod down" ends them. A second Ctrl-C stops it at once.
+
+With --join the machine becomes a node of a cluster elsewhere and runs the node part
+alone; "peapod token create" there prints the line.`,
 		Example: `  sudo peapod up
   sudo peapod up --data-dir /srv/pods --listen 0.0.0.0:6443
+  sudo peapod up --join https://192.168.1.10:6443 --token ID.SECRET --ca-cert-hash sha256:HASH
   sudo peapod up --runtime-endpoint unix:///run/containerd/containerd.sock
   sudo peapod up --etcd-endpoints https://10.0.0.5:2379 --etcd-cafile ca.crt --etcd-certfile c.crt --etcd-keyfile c.key`,
 		Args:              noArgs,
@@ -66,9 +70,6 @@ func joinFlags(c *cobra.Command, o *daemon.Options) {
 	c.Flags().StringVar(&o.Join, "join", "", "URL of the API server of a cluster, of which this machine becomes a node")
 	c.Flags().StringVar(&o.Token, "token", "", "token of that cluster, ID.SECRET; needed until this machine has its certificates")
 	c.Flags().StringSliceVar(&o.CACertHashes, "ca-cert-hash", nil, "the CA that the cluster must have, as sha256:HASH (without: whoever knows the token is believed)")
-	for _, f := range []string{"join", "token", "ca-cert-hash"} {
-		cobra.CheckErr(c.Flags().MarkHidden(f)) // until nodes have their rights by an authorizer
-	}
 	for _, f := range own {
 		c.MarkFlagsMutuallyExclusive("join", f)
 	}
@@ -110,7 +111,8 @@ func newDown(t terminal) *cobra.Command {
 		Short: "End all Pods gracefully and leave nothing on the machine",
 		Long: `Stops the running "peapod up", gives every Pod its grace period, and removes all
 processes, mounts, links, namespaces, cgroups and rules it made. The state stays:
-the next "peapod up" starts the Pods again. --purge removes the state too.
+the next "peapod up" starts the Pods again. --purge removes the state too. The Node
+of a machine that has joined a cluster stays until "kubectl delete node".
 
 It may be interrupted and run again; a second Ctrl-C ends it at once.`,
 		Example: `  sudo peapod down

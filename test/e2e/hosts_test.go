@@ -5,24 +5,13 @@ package e2e
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/peapod/peapod/test/hosts"
 )
@@ -67,7 +56,12 @@ func newMachine(t *testing.T, lan *hosts.Switch, name string, before []*cluster)
 	}
 	flags := []string{"--node-name", name, "--listen", host.Address.String() + ":6443", "--pod-cidr", "10.204.0.0/22", "--service-cidr", "10.205.0.0/16"}
 	if len(before) > 0 {
-		flags = []string{"--node-name", name, "--join", "https://" + before[0].host.Address.String() + ":6443"}
+		line, err := before[0].peapod("token", "create")
+		words := strings.Fields(line)
+		if err != nil || len(words) < 2 {
+			t.Fatalf("peapod token create: %v\n%s", err, line)
+		}
+		flags = append([]string{"--node-name", name}, words[2:]...) // after "peapod up"
 	}
 	x, err := newCluster(dir, flags...)
 	if err != nil {
@@ -81,9 +75,6 @@ func newMachine(t *testing.T, lan *hosts.Switch, name string, before []*cluster)
 	})
 	if err := x.importImages(); err != nil {
 		t.Fatal(err)
-	}
-	if x.member {
-		certify(t, before[0], x, name)
 	}
 	if err := x.start(); err != nil {
 		t.Fatal(err)
@@ -223,59 +214,5 @@ func TestMachinesBehindARouter(t *testing.T) {
 	routes, err := all[0].host.Command(t.Context(), "ip", "route").CombinedOutput()
 	if err != nil || !strings.Contains(string(routes), "10.204.4.0/22 via 10.204.4.1 dev pea") {
 		t.Errorf("the way to m2 is not the overlay: %v\n%s", err, routes)
-	}
-}
-
-// certify gives a machine its certificates, as the cluster's CA.
-func certify(t *testing.T, of, to *cluster, name string) {
-	t.Helper()
-	pki := filepath.Join(to.dir, "pki")
-	if err := os.MkdirAll(pki, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	read := func(name string) []byte {
-		b, err := os.ReadFile(filepath.Join(of.dir, "pki", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
-	certBlock, _ := pem.Decode(read("ca.crt"))
-	keyBlock, _ := pem.Decode(read("ca.key"))
-	ca, err := x509.ParseCertificate(certBlock.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	caKey, err := x509.ParseECPrivateKey(keyBlock.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(pki, "ca.crt"), read("ca.crt"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for file, usage := range map[string]x509.ExtKeyUsage{"kubelet-client": x509.ExtKeyUsageClientAuth, "kubelet": x509.ExtKeyUsageServerAuth} {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		template := &x509.Certificate{
-			Subject: pkix.Name{CommonName: "system:node:" + name, Organization: []string{"system:nodes", "system:masters"}}, SerialNumber: big.NewInt(time.Now().UnixNano()),
-			NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{usage},
-		}
-		if usage == x509.ExtKeyUsageServerAuth {
-			template.IPAddresses, template.DNSNames = []net.IP{to.host.Address.AsSlice()}, []string{name}
-		}
-		der, err := x509.CreateCertificate(rand.Reader, template, ca, &key.PublicKey, caKey)
-		if err != nil {
-			t.Fatal(err)
-		}
-		keyDER, err := x509.MarshalECPrivateKey(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		both := slices.Concat(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}))
-		if err := os.WriteFile(filepath.Join(pki, file+".pem"), both, 0o600); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
