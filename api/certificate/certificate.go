@@ -77,7 +77,9 @@ func ForNodeServing(r *x509.CertificateRequest, usages []certificatesv1.KeyUsage
 }
 
 // NodeName is the node that a request is for which is one of the two.
-func NodeName(r *x509.CertificateRequest) string { return strings.TrimPrefix(r.Subject.CommonName, nodePrefix) }
+func NodeName(r *x509.CertificateRequest) string {
+	return strings.TrimPrefix(r.Subject.CommonName, nodePrefix)
+}
 
 const nodePrefix = "system:node:"
 
