@@ -38,10 +38,10 @@ const (
 	otherToken = "abcdef.0123456789abcdee"
 )
 
-// keysAt opens the world's keys as if it were another time.
-func keysAt(t *testing.T, now time.Time) *auth.PKI {
+// keys opens the world's keys, with a clock of the test's.
+func keys(t *testing.T, now func() time.Time) *auth.PKI {
 	t.Helper()
-	keys, err := auth.EnsurePKI(world.Keys, auth.Names{Node: "n1"}, func() time.Time { return now })
+	keys, err := auth.EnsurePKI(world.Keys, auth.Names{Node: "n1"}, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func soon(t *testing.T, what string, so func() bool) {
 // A machine with a token becomes a node, serves as that node, and is one
 // without the token from then on.
 func TestJoin(t *testing.T) {
-	keys := keysAt(t, time.Now())
+	keys := keys(t, time.Now)
 	joinable(t, keys)
 	r := join.Request{Server: world.URL, Token: joinToken, CAHashes: []string{auth.Hash(keys.CA)}, NodeName: "far", Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
 	for want, spoil := range map[string]func(*join.Request){
@@ -171,8 +171,9 @@ func keepJoined(t *testing.T, i *join.Identity, serving auth.Names) {
 // A certificate that is nearly over is replaced, and what was opened with it is
 // opened anew.
 func TestJoinRenews(t *testing.T) {
-	joinable(t, keysAt(t, time.Now()))
-	long := time.Now().Add(-340 * 24 * time.Hour)
+	clock := time.Now()
+	old := keys(t, func() time.Time { return clock })
+	joinable(t, old)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -185,7 +186,7 @@ func TestJoinRenews(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := keysAt(t, long)
+	clock = clock.Add(-340 * 24 * time.Hour) // when it was issued
 	cert, err := old.Issue(request, []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageClientAuth}, nil)
 	if err != nil {
 		t.Fatal(err)
