@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 KUBERNETES := -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
 LDFLAGS := -s -w -X github.com/peapod/peapod/daemon.Version=$(VERSION) $(KUBERNETES)
 
-.PHONY: help build demo test e2e critest bench soak conformance lint generate deps clean
+.PHONY: help build demo test e2e critest bench bench-pods bench-scheduler bench-services bench-api bench-pictures benchstat soak conformance lint generate deps clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -31,7 +31,14 @@ test: deps build ## every test, unattended (as root)
 critest: deps build ## Kubernetes' conformance suite for container runtimes (as root); ARGS="-focus REGEXP" runs a part
 	@./scripts/critest $(ARGS)
 
-bench: deps build ## figures of this machine beside stock Kubernetes, and docs/benchmarks.md (as root); ARGS="-alone -profile DIR" is ours alone
+bench: deps build ## goals P1-P12 beside stock Kubernetes, docs/benchmarks.md and its pictures (as root): three quarters of an hour
+	@./scripts/bench
+	@./scripts/bench-scheduler
+	@./scripts/bench-services
+	@./scripts/bench-api
+	@$(MAKE) --no-print-directory bench-pictures
+
+bench-pods: deps build ## of these the life of Pods (as root); ARGS="-alone -profile DIR" is Peapod alone, in some minutes
 	@./scripts/bench $(ARGS)
 
 soak: deps build ## random work with faults for an hour, and what it did not keep (as root); DURATION=, SEED=
