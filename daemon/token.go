@@ -17,8 +17,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
+	watchtools "k8s.io/client-go/tools/watch"
 	"k8s.io/client-go/util/cert"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
@@ -85,7 +88,28 @@ func (t *Tokens) Create(ctx context.Context, token, description string, ttl time
 	if _, err := t.client.CoreV1().Secrets(secret.Namespace).Create(ctx, secret, metav1.CreateOptions{}); err != nil {
 		return j, fmt.Errorf("cannot make the token: %w", err)
 	}
+	id, _, _ := strings.Cut(token, ".")
+	if err := t.signed(ctx, id); err != nil {
+		return j, fmt.Errorf("cannot see the token in use: %w", err)
+	}
 	return j, nil
+}
+
+// signing is how long the cluster may take to sign with a new token.
+const signing = 30 * time.Second
+
+// signed waits until the cluster has signed with a token what it says of itself:
+// before that nobody can join with it.
+func (t *Tokens) signed(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, signing)
+	defer cancel()
+	info := fields.OneTermEqualSelector(metav1.ObjectNameField, bootstrapapi.ConfigMapClusterInfo)
+	list := cache.NewListWatchFromClient(t.client.CoreV1().RESTClient(), "configmaps", metav1.NamespacePublic, info)
+	_, err := watchtools.UntilWithSync(ctx, list, &corev1.ConfigMap{}, nil, func(e watch.Event) (bool, error) {
+		m, ok := e.Object.(*corev1.ConfigMap)
+		return ok && m.Data[bootstrapapi.JWSSignatureKeyPrefix+id] != "", nil
+	})
+	return err
 }
 
 // advertised is the URL by which other machines reach the API: what the Service

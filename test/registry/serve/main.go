@@ -72,7 +72,7 @@ func push(r *registry.Registry, archive string) error {
 		if err := json.Unmarshal(files[i.Config], &config); err != nil {
 			return fmt.Errorf("cannot read the configuration: %w", err)
 		}
-		image := registry.Image{Config: config.Config, Platform: config.Platform, Compression: "gzip"}
+		image := registry.Image{Config: config.Config, Platform: config.Platform}
 		for _, l := range i.Layers {
 			image.Layers = append(image.Layers, files[l])
 		}
