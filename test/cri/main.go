@@ -33,7 +33,7 @@ func main() {
 	flag.StringVar(&o.programs, "programs", "", "folder with the programs of its images")
 	flag.StringVar(&o.focus, "focus", "", "run only specs that match this expression")
 	flag.StringVar(&o.skip, "skip", "", "leave out specs that match this expression")
-	flag.StringVar(&o.launcher, "launcher", "oci", "who starts containers, as of peapod up")
+	flag.StringVar(&o.launcher, "launcher", "auto", "who starts containers, as of peapod up")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
