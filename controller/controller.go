@@ -7,8 +7,6 @@
 package controller
 
 import (
-	"fmt"
-
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/peapod/peapod/controller/access"
@@ -29,12 +27,6 @@ import (
 
 // Add adds all controllers to a manager.
 func Add(m manager.Manager, c loop.Config) error {
-	if err := owned.IndexPods(m); err != nil {
-		return fmt.Errorf("cannot index the Pods by their controllers: %w", err)
-	}
-	all := garbage.NewEverything(m, c)
-	withAll := func(add func(manager.Manager, loop.Config, *garbage.Everything) error) func(manager.Manager, loop.Config) error {
-		return func(m manager.Manager, c loop.Config) error { return add(m, c, all) }
-	}
-	return loop.Add(m, c, workload.Add, job.Add, endpoints.Add, storage.Add, nodes.Add, access.Add, certificates.Add, bootstrap.Add, servicecidr.Add, withAll(garbage.Add), withAll(namespaces.Add), withAll(policy.Add))
+	return loop.Add(m, c, owned.IndexPods, workload.Add, job.Add, endpoints.Add, storage.Add, nodes.Add, access.Add, certificates.Add, bootstrap.Add, servicecidr.Add,
+		garbage.Sharing(garbage.Add, namespaces.Add, policy.Add))
 }

@@ -3,19 +3,11 @@
 package endpoints
 
 import (
-	"errors"
 	"testing"
-
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/peapod/peapod/controller/access"
 	"github.com/peapod/peapod/controller/garbage"
-	"github.com/peapod/peapod/controller/loop"
 	"github.com/peapod/peapod/controller/world"
 )
 
-func TestMain(m *testing.M) {
-	world.Main(m, func(m manager.Manager, c loop.Config) error {
-		return errors.Join(access.Add(m, c), garbage.Add(m, c, garbage.NewEverything(m, c)), Add(m, c))
-	})
-}
+func TestMain(m *testing.M) { world.Main(m, access.Add, garbage.Sharing(garbage.Add), Add) }

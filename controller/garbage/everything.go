@@ -47,7 +47,7 @@ type Everything struct {
 	started chan struct{} // closed when the queue is known
 }
 
-func NewEverything(m manager.Manager, c loop.Config) *Everything {
+func newEverything(m manager.Manager, c loop.Config) *Everything {
 	return &Everything{
 		cache: m.GetCache(), discovery: c.Client.Discovery(), graph: newGraph(), kinds: map[schema.GroupKind]client.Object{}, started: make(chan struct{}),
 		events: m.GetEventRecorderFor("garbage-collector-controller"),

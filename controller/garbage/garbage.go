@@ -16,3 +16,16 @@ import (
 func Add(m manager.Manager, _ loop.Config, all *Everything) error {
 	return errors.Join(addGarbage(m, all), addCustomResources(m, all))
 }
+
+// Sharing adds controllers that hear of everything from one source.
+func Sharing(controllers ...func(manager.Manager, loop.Config, *Everything) error) func(manager.Manager, loop.Config) error {
+	return func(m manager.Manager, c loop.Config) error {
+		all := newEverything(m, c)
+		for _, add := range controllers {
+			if err := add(m, c, all); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}

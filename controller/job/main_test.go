@@ -3,20 +3,14 @@
 package job
 
 import (
-	"errors"
 	"testing"
-
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/peapod/peapod/controller/access"
 	"github.com/peapod/peapod/controller/garbage"
-	"github.com/peapod/peapod/controller/loop"
 	"github.com/peapod/peapod/controller/owned"
 	"github.com/peapod/peapod/controller/world"
 )
 
 func TestMain(m *testing.M) {
-	world.Main(m, func(m manager.Manager, c loop.Config) error {
-		return errors.Join(owned.IndexPods(m), access.Add(m, c), garbage.Add(m, c, garbage.NewEverything(m, c)), Add(m, c))
-	})
+	world.Main(m, owned.IndexPods, access.Add, garbage.Sharing(garbage.Add), Add)
 }

@@ -3,20 +3,11 @@
 package namespaces
 
 import (
-	"errors"
 	"testing"
-
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/peapod/peapod/controller/access"
 	"github.com/peapod/peapod/controller/garbage"
-	"github.com/peapod/peapod/controller/loop"
 	"github.com/peapod/peapod/controller/world"
 )
 
-func TestMain(m *testing.M) {
-	world.Main(m, func(m manager.Manager, c loop.Config) error {
-		all := garbage.NewEverything(m, c)
-		return errors.Join(access.Add(m, c), garbage.Add(m, c, all), Add(m, c, all))
-	})
-}
+func TestMain(m *testing.M) { world.Main(m, access.Add, garbage.Sharing(garbage.Add, Add)) }

@@ -56,8 +56,12 @@ func NewReplicas(m manager.Manager, component string, gvk schema.GroupVersionKin
 }
 
 // IndexPods lets Pods be listed by their controller.
-func IndexPods(m manager.Manager) error {
-	return m.GetFieldIndexer().IndexField(context.Background(), &corev1.Pod{}, ByController, ControllerOf)
+func IndexPods(m manager.Manager, _ loop.Config) error {
+	err := m.GetFieldIndexer().IndexField(context.Background(), &corev1.Pod{}, ByController, ControllerOf)
+	if err != nil {
+		return fmt.Errorf("cannot index the Pods by their controllers: %w", err)
+	}
+	return nil
 }
 
 func ControllerOf(o client.Object) []string {

@@ -3,14 +3,10 @@
 package workload
 
 import (
-	"errors"
 	"testing"
-
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/peapod/peapod/controller/access"
 	"github.com/peapod/peapod/controller/garbage"
-	"github.com/peapod/peapod/controller/loop"
 	"github.com/peapod/peapod/controller/nodes"
 	"github.com/peapod/peapod/controller/owned"
 	"github.com/peapod/peapod/controller/storage"
@@ -18,7 +14,5 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	world.Main(m, func(m manager.Manager, c loop.Config) error {
-		return errors.Join(owned.IndexPods(m), access.Add(m, c), nodes.Add(m, c), storage.Add(m, c), garbage.Add(m, c, garbage.NewEverything(m, c)), Add(m, c))
-	})
+	world.Main(m, owned.IndexPods, access.Add, nodes.Add, storage.Add, garbage.Sharing(garbage.Add), Add)
 }
