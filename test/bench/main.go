@@ -59,7 +59,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds of the part pods")
 	flag.IntVar(&o.pods, "pods", 20, "Pods of each one-at-a-time measurement")
 	flag.DurationVar(&o.idle, "idle", 2*time.Minute, "how long the part idle looks")
-	flag.StringVar(&o.results, "results", "bin/bench", "folder for results")
+	flag.StringVar(&o.results, "results", "bin/bench", "folder for results; empty: they are only printed")
 	flag.StringVar(&o.document, "document", "docs/benchmarks.md", "document to write of all results")
 	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of Peapod to this folder")
 	flag.StringVar(&o.launcher, "launcher", "", "who starts Peapod's containers, as of peapod up")
@@ -97,6 +97,9 @@ func run(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
+	if o.alone {
+		o.results = ""
+	}
 	if o.profile != "" {
 		if err := os.MkdirAll(o.profile, 0o755); err != nil {
 			return err
@@ -122,18 +125,11 @@ func run(ctx context.Context, o options) (err error) {
 		if ctx.Err() != nil {
 			return err
 		}
-		if len(part.Measurements) == 0 {
-			continue
-		}
-		part.Print(os.Stdout)
-		if !o.alone {
-			err = errors.Join(err, part.Save(o.results))
+		if len(part.Measurements) > 0 {
+			err = errors.Join(err, part.Finish(o.results, o.document))
 		}
 	}
-	if o.alone {
-		return err
-	}
-	return errors.Join(err, result.Write(o.results, o.document))
+	return err
 }
 
 // subject is how one of the two is started.

@@ -25,13 +25,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/cache"
-	toolswatch "k8s.io/client-go/tools/watch"
 
 	"github.com/peapod/peapod/test/bench/cluster"
 	"github.com/peapod/peapod/test/bench/result"
@@ -92,18 +88,11 @@ func measure(ctx context.Context, o options) error {
 		}
 		slices.Reverse(subjects)
 	}
-	part.Print(os.Stdout)
-	if o.results == "" {
-		return nil
-	}
-	if err := part.Save(o.results); err != nil {
-		return err
-	}
-	return result.Write(o.results, o.document)
+	return part.Finish(o.results, o.document)
 }
 
 func measureOne(ctx context.Context, o options, c *cluster.Cluster, part *result.Part, round int) error {
-	if err := untilAccount(ctx, c); err != nil {
+	if err := c.UntilAccount(ctx); err != nil {
 		return err
 	}
 	for _, x := range []struct {
@@ -135,18 +124,6 @@ func measureOne(ctx context.Context, o options, c *cluster.Cluster, part *result
 		part.AddTime(m, (after-before)/time.Duration(x.creates))
 		fmt.Fprintf(os.Stderr, "bench-api: %s, %d clients: %.0f Pods/s, %.2f ms of CPU each\n", c.Subject, x.clients,
 			float64(x.creates)/took.Seconds(), 1000*(after-before).Seconds()/float64(x.creates))
-	}
-	return nil
-}
-
-// untilAccount waits for the service account that Pods have.
-func untilAccount(ctx context.Context, c *cluster.Cluster) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	accounts := cache.NewListWatchFromClient(c.Client.CoreV1().RESTClient(), "serviceaccounts", metav1.NamespaceDefault, fields.OneTermEqualSelector("metadata.name", "default"))
-	_, err := toolswatch.UntilWithSync(ctx, accounts, &corev1.ServiceAccount{}, nil, func(watch.Event) (bool, error) { return true, nil })
-	if err != nil {
-		return fmt.Errorf("cannot wait for the default service account: %w", err)
 	}
 	return nil
 }

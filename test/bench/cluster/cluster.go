@@ -83,16 +83,25 @@ func (c *Cluster) connect() error {
 	return err
 }
 
+// UntilAccount waits for the service account that Pods have.
+func (c *Cluster) UntilAccount(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	accounts := cache.NewListWatchFromClient(c.Client.CoreV1().RESTClient(), "serviceaccounts", metav1.NamespaceDefault, fields.OneTermEqualSelector("metadata.name", "default"))
+	if _, err := toolswatch.UntilWithSync(ctx, accounts, &corev1.ServiceAccount{}, nil, func(watch.Event) (bool, error) { return true, nil }); err != nil {
+		return fmt.Errorf("cannot wait for the default service account: %w", err)
+	}
+	return nil
+}
+
 // untilSchedulable waits until a Pod can be created and finds a node.
 func (c *Cluster) untilSchedulable(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	core := c.Client.CoreV1().RESTClient()
-	accounts := cache.NewListWatchFromClient(core, "serviceaccounts", metav1.NamespaceDefault, fields.OneTermEqualSelector("metadata.name", "default"))
-	if _, err := toolswatch.UntilWithSync(ctx, accounts, &corev1.ServiceAccount{}, nil, func(watch.Event) (bool, error) { return true, nil }); err != nil {
-		return fmt.Errorf("cannot wait for the default service account: %w", err)
+	if err := c.UntilAccount(ctx); err != nil {
+		return err
 	}
-	nodes := cache.NewListWatchFromClient(core, "nodes", "", fields.Everything())
+	nodes := cache.NewListWatchFromClient(c.Client.CoreV1().RESTClient(), "nodes", "", fields.Everything())
 	if _, err := toolswatch.UntilWithSync(ctx, nodes, &corev1.Node{}, nil, func(e watch.Event) (bool, error) {
 		n, ok := e.Object.(*corev1.Node)
 		return ok && len(n.Spec.Taints) == 0 && ready(n), nil

@@ -8,13 +8,14 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/test/bench/result"
 )
 
 // Usage is what processes hold and have used.
@@ -115,21 +116,11 @@ func Versions(peapod, stock string, both bool) (map[string]string, error) {
 	}
 	out := map[string]string{}
 	for _, p := range programs {
-		said, err := exec.Command(p.path, "--version").Output()
+		version, err := result.Version(p.name, p.path)
 		if err != nil {
-			return nil, fmt.Errorf("cannot ask %s for its version: %w", p.name, err)
+			return nil, err
 		}
-		out[p.name] = version(string(said))
+		out[p.name] = version
 	}
 	return out, nil
-}
-
-// version is the first word of a text with a digit in it, as programs tell it.
-func version(text string) string {
-	for _, word := range strings.Fields(text) {
-		if strings.ContainsAny(word, "0123456789") && !strings.Contains(word, "/") {
-			return strings.Trim(strings.TrimPrefix(word, "v"), ",")
-		}
-	}
-	return strings.TrimSpace(text)
 }

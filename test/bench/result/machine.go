@@ -5,6 +5,7 @@ package result
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 
@@ -40,4 +41,23 @@ func cgroups() string {
 		return "cgroups v2"
 	}
 	return "cgroups v1"
+}
+
+// Version asks a program for its version.
+func Version(name, program string) (string, error) {
+	said, err := exec.Command(program, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("cannot ask %s for its version: %w", name, err)
+	}
+	return version(string(said)), nil
+}
+
+// version is the first word of a text with a digit in it, as programs tell it.
+func version(text string) string {
+	for _, word := range strings.Fields(text) {
+		if strings.ContainsAny(word, "0123456789") && !strings.Contains(word, "/") {
+			return strings.Trim(strings.TrimPrefix(word, "v"), ",")
+		}
+	}
+	return strings.TrimSpace(text)
 }

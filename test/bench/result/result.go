@@ -92,6 +92,19 @@ func (p *Part) Save(folder string) error {
 	return os.Rename(path+".new", path)
 }
 
+// Finish prints a part that is whole, keeps it in folder and makes the document
+// anew; without a folder it is only printed.
+func (p *Part) Finish(folder, document string) error {
+	p.Print(os.Stdout)
+	if folder == "" {
+		return nil
+	}
+	if err := p.Save(folder); err != nil {
+		return err
+	}
+	return Write(folder, document)
+}
+
 // Load reads the parts that folder holds, by name.
 func Load(folder string) ([]Part, error) {
 	paths, err := filepath.Glob(filepath.Join(folder, "*.json"))

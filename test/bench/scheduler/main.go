@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"regexp"
@@ -93,11 +92,10 @@ func main() {
 
 // measure runs all cases, the schedulers one after the other in each.
 func measure(ctx context.Context, o options) error {
-	said, err := exec.Command(o.stock, "--version").Output()
+	version, err := result.Version("kube-scheduler", o.stock)
 	if err != nil {
-		return fmt.Errorf("cannot ask kube-scheduler for its version: %w", err)
+		return err
 	}
-	version := strings.TrimPrefix(strings.TrimSpace(string(said)), "Kubernetes v")
 	part := result.Begin("scheduler", map[string]string{"kube-scheduler": version})
 	for round := 1; round <= o.rounds; round++ {
 		worst := map[string]*figure{}
@@ -127,14 +125,7 @@ func measure(ctx context.Context, o options) error {
 			return err
 		}
 	}
-	part.Print(os.Stdout)
-	if o.results == "" {
-		return nil
-	}
-	if err := part.Save(o.results); err != nil {
-		return err
-	}
-	return result.Write(o.results, o.document)
+	return part.Finish(o.results, o.document)
 }
 
 // grow places as many Pods on more and more nodes.

@@ -76,11 +76,11 @@ type figures struct {
 }
 
 func measure(ctx context.Context, o options) error {
-	said, err := exec.Command(o.stock, "--version").Output()
+	version, err := result.Version("kube-proxy", o.stock)
 	if err != nil {
-		return fmt.Errorf("cannot ask kube-proxy for its version: %w", err)
+		return err
 	}
-	part := result.Begin("services", map[string]string{"kube-proxy": strings.TrimPrefix(strings.TrimSpace(string(said)), "Kubernetes v")})
+	part := result.Begin("services", map[string]string{"kube-proxy": version})
 	for round := 1; round <= o.rounds; round++ {
 		for _, who := range strings.Split(o.subjects, ",") {
 			f, err := inNamespace(ctx, who)
@@ -100,14 +100,7 @@ func measure(ctx context.Context, o options) error {
 			part.AddTime(m, f.StartCPU)
 		}
 	}
-	part.Print(os.Stdout)
-	if o.results == "" {
-		return nil
-	}
-	if err := part.Save(o.results); err != nil {
-		return err
-	}
-	return result.Write(o.results, o.document)
+	return part.Finish(o.results, o.document)
 }
 
 // inNamespace runs this program again, in a network namespace that goes with it.
