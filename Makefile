@@ -31,7 +31,7 @@ test: deps build ## every test, unattended (as root)
 critest: deps build ## Kubernetes' conformance suite for container runtimes (as root); ARGS="-focus REGEXP" runs a part
 	@./scripts/critest $(ARGS)
 
-bench: deps build ## goals P1-P12 beside stock Kubernetes, docs/benchmarks.md and its pictures (as root): three quarters of an hour
+bench: deps build ## goals P1-P12 beside stock Kubernetes, docs/benchmarks.md and its pictures (as root): twenty minutes on a quiet machine
 	@./scripts/bench
 	@./scripts/bench-scheduler
 	@./scripts/bench-services
