@@ -17,6 +17,7 @@ import (
 	"github.com/peapod/peapod/controller/job"
 	"github.com/peapod/peapod/controller/loop"
 	"github.com/peapod/peapod/controller/namespaces"
+	"github.com/peapod/peapod/controller/nodeipam"
 	"github.com/peapod/peapod/controller/nodes"
 	"github.com/peapod/peapod/controller/owned"
 	"github.com/peapod/peapod/controller/policy"
@@ -27,6 +28,6 @@ import (
 
 // Add adds all controllers to a manager.
 func Add(m manager.Manager, c loop.Config) error {
-	return loop.Add(m, c, owned.IndexPods, workload.Add, job.Add, endpoints.Add, storage.Add, nodes.Add, access.Add, certificates.Add, bootstrap.Add, servicecidr.Add,
+	return loop.Add(m, c, owned.IndexPods, workload.Add, job.Add, endpoints.Add, storage.Add, nodes.Add, access.Add, certificates.Add, bootstrap.Add, servicecidr.Add, nodeipam.Add,
 		garbage.Sharing(garbage.Add, namespaces.Add, policy.Add))
 }

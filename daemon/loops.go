@@ -33,7 +33,6 @@ import (
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/controller"
 	"github.com/peapod/peapod/controller/loop"
-	"github.com/peapod/peapod/controller/nodeipam"
 	"github.com/peapod/peapod/dns"
 	nodeagent "github.com/peapod/peapod/node"
 	"github.com/peapod/peapod/scheduler"
@@ -108,15 +107,10 @@ func (d *node) startControllers(ctx context.Context) error {
 	}
 	config := loop.Config{RootCA: d.pki.CAPEM, Issue: d.pki.Issue, Client: own, NodeName: d.NodeName, Folders: &volume.Folders{Root: d.path("volumes")}}
 	if d.network != nil {
-		config.DNS = dns.Address(d.services)
+		config.DNS, config.Cluster, config.Pods = dns.Address(d.services), d.cluster, d.pods
 	}
 	if err := controller.Add(m, config); err != nil {
 		return err
-	}
-	if d.network != nil {
-		if err := nodeipam.Add(m, nodeipam.Config{Cluster: d.cluster, Own: d.pods}); err != nil {
-			return fmt.Errorf("cannot start the controllers: %w", err)
-		}
 	}
 	if err := d.localClass(ctx, own); err != nil {
 		return err

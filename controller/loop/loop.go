@@ -11,8 +11,8 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/go-logr/logr"
 	certificatesv1 "k8s.io/api/certificates/v1"
-
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
@@ -28,8 +28,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-
-	"github.com/go-logr/logr"
 
 	"github.com/peapod/peapod/volume"
 )
@@ -60,6 +58,10 @@ type Config struct {
 	// DNS is the address of the cluster's name server, which answers there
 	// itself; without one there is none.
 	DNS netip.Addr
+	// Cluster is the range of all Pods' addresses, of which Nodes are given
+	// theirs; without one they are given none. Pods is this machine's part, which
+	// its Node says itself; the others' are as large.
+	Cluster, Pods netip.Prefix
 }
 
 // workers is how many objects of a kind are reconciled at once.

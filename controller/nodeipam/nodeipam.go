@@ -23,23 +23,19 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-)
 
-// Config says what there is to give.
-type Config struct {
-	// Cluster is the range of all Pods.
-	Cluster netip.Prefix
-	// Own is this machine's range, which its Node says itself; the others' are
-	// as large.
-	Own netip.Prefix
-}
+	"github.com/peapod/peapod/controller/loop"
+)
 
 // Add adds the controller to a manager. What is given to one Node depends on
 // all others: there is one request, for all of them.
-func Add(m manager.Manager, c Config) error {
+func Add(m manager.Manager, c loop.Config) error {
+	if !c.Cluster.IsValid() {
+		return nil
+	}
 	r := &allocator{
-		client: m.GetClient(), events: m.GetEventRecorderFor("cidrAllocator"), cluster: c.Cluster, own: c.Own,
-		given: map[types.UID]netip.Prefix{}, last: c.Own,
+		client: m.GetClient(), events: m.GetEventRecorderFor("cidrAllocator"), cluster: c.Cluster, own: c.Pods,
+		given: map[types.UID]netip.Prefix{}, last: c.Pods,
 	}
 	all := handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request { return []reconcile.Request{{}} })
 	changed := predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
