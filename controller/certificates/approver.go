@@ -44,11 +44,7 @@ func (a approver) Reconcile(ctx context.Context, c *certificatesv1.CertificateSi
 			return reconcile.Result{}, fmt.Errorf("cannot ask who may have request %s approved: %w", c.Name, err)
 		}
 		if may {
-			c.Status.Conditions = append(c.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
-				Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "AutoApproved", Message: w.message,
-			})
-			_, err := a.client.CertificatesV1().CertificateSigningRequests().UpdateApproval(ctx, c.Name, c, metav1.UpdateOptions{})
-			return reconcile.Result{}, client.IgnoreNotFound(err)
+			return reconcile.Result{}, autoApprove(ctx, a.client, c, w.message)
 		}
 	}
 	return reconcile.Result{}, fmt.Errorf("cannot approve request %s: %s may not create certificatesigningrequests/%s", c.Name, c.Spec.Username, ways[len(ways)-1].subresource)
@@ -57,6 +53,14 @@ func (a approver) Reconcile(ctx context.Context, c *certificatesv1.CertificateSi
 // answered says that nothing is to be approved any more.
 func answered(c *certificatesv1.CertificateSigningRequest) bool {
 	return len(c.Status.Certificate) > 0 || certificate.Has(c, certificatesv1.CertificateApproved) || certificate.Has(c, certificatesv1.CertificateDenied)
+}
+
+func autoApprove(ctx context.Context, api kubernetes.Interface, c *certificatesv1.CertificateSigningRequest, message string) error {
+	c.Status.Conditions = append(c.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
+		Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "AutoApproved", Message: message,
+	})
+	_, err := api.CertificatesV1().CertificateSigningRequests().UpdateApproval(ctx, c.Name, c, metav1.UpdateOptions{})
+	return client.IgnoreNotFound(err)
 }
 
 // way is one reason to approve: a permission that the requester has to have.

@@ -12,7 +12,6 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -50,12 +49,7 @@ func (a servingApprover) Reconcile(ctx context.Context, c *certificatesv1.Certif
 	if err := ownNames(r, nodes.Items, services.Items); err != nil {
 		return reconcile.Result{}, fmt.Errorf("cannot approve request %s: %w", c.Name, err)
 	}
-	c.Status.Conditions = append(c.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
-		Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "AutoApproved",
-		Message: "Auto approving kubelet serving certificate for the addresses of its Node.",
-	})
-	_, err = a.client.CertificatesV1().CertificateSigningRequests().UpdateApproval(ctx, c.Name, c, metav1.UpdateOptions{})
-	return reconcile.Result{}, client.IgnoreNotFound(err)
+	return reconcile.Result{}, autoApprove(ctx, a.client, c, "Auto approving kubelet serving certificate for the addresses of its Node.")
 }
 
 // ownNames refuses a server that would be taken for another: its name is the

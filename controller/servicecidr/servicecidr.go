@@ -19,7 +19,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -48,7 +47,7 @@ func Add(m manager.Manager, _ loop.Config) error {
 	}
 	repair := repair{m.GetClient(), m.GetAPIReader()}
 	err = ctrl.NewControllerManagedBy(m).Named("ipaddress-repair").
-		Watches(&networkingv1.IPAddress{}, handler.Funcs{DeleteFunc: func(_ context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		Watches(&networkingv1.IPAddress{}, handler.Funcs{DeleteFunc: func(_ context.Context, e event.DeleteEvent, q loop.RequestQueue) {
 			if a := e.Object.(*networkingv1.IPAddress); allocation.OfService(a.Labels) && a.Spec.ParentRef != nil {
 				q.Add(reconcile.Request{NamespacedName: client.ObjectKey{Namespace: a.Spec.ParentRef.Namespace, Name: a.Spec.ParentRef.Name}})
 			}
