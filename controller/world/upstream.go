@@ -18,9 +18,9 @@ import (
 // kube-controller-manager, of the one test that it runs.
 var questions = flag.String("questions", "", "write the questions of the test to this file instead of comparing the answers")
 
-// Upstream compares what this package makes of questions with what Kubernetes
-// does, which scripts/golden has written to a file of testdata: it must again
-// when the questions become others.
+// Upstream compares answers to questions with those of Kubernetes, which
+// scripts/golden has written to a file of testdata: it must again when the
+// questions become others.
 func Upstream[Q, A any](t *testing.T, golden string, list []Q, answer func(Q) A, opts ...cmp.Option) {
 	t.Helper()
 	if *questions != "" {

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
+// Noon is when Replicas are looked at.
 var Noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 
 // Space makes a namespace that goes with the test.
@@ -82,6 +83,7 @@ func NewNode(t *testing.T) string {
 	return n.Name
 }
 
+// Drop takes the finalizers of an object away.
 func Drop(t *testing.T, o client.Object) {
 	t.Helper()
 	if err := Client.Patch(t.Context(), o, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))); err != nil {
@@ -106,6 +108,7 @@ func MapOf(ns, name string, owners ...metav1.OwnerReference) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, OwnerReferences: owners}}
 }
 
+// Erase deletes an object as a user would.
 func Erase(t *testing.T, o client.Object, policy metav1.DeletionPropagation) {
 	t.Helper()
 	if err := Client.Delete(t.Context(), o, client.PropagationPolicy(policy)); err != nil {
