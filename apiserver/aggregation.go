@@ -196,12 +196,7 @@ func (a *aggregation) heard(ctx context.Context, s *apiregistrationv1.APIService
 	} else {
 		e.transport, e.fault = clienttransport.New(remote.BuildTransportConfig(nil, proxy.Cert, proxy.Key, s))
 	}
-	a.change(func(all extensions) {
-		if old := all[gv]; old != nil {
-			e.known = old.known
-		}
-		all[gv] = e
-	})
+	a.change(func(all extensions) { all[gv] = e })
 	a.server.listGroup(gv.Group)
 	a.looks.Add(gv)
 }

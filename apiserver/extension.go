@@ -34,8 +34,6 @@ type extension struct {
 	available bool
 	transport http.RoundTripper
 	fault     error // there is no transport
-	// known is what it last said it serves. It belongs to who looks.
-	known *apidiscovery.APIVersionDiscovery
 }
 
 // wrap hands what extension servers serve to them, and adds what they say of
@@ -177,12 +175,13 @@ func (e *extension) get(ctx context.Context, s *Server, target, accept string) (
 // look reads, for as long as ctx lasts, what extension servers say they serve.
 func (a *aggregation) look(ctx context.Context) {
 	defer context.AfterFunc(ctx, a.looks.ShutDown)()
+	said := map[schema.GroupVersion]apidiscovery.APIVersionDiscovery{}
 	for {
 		gv, shutdown := a.looks.Get()
 		if shutdown {
 			return
 		}
-		if err := a.lookAt(ctx, gv); err != nil {
+		if err := a.lookAt(ctx, gv, said); err != nil {
 			a.looks.AddRateLimited(gv)
 		} else {
 			a.looks.Forget(gv)
@@ -192,23 +191,24 @@ func (a *aggregation) look(ctx context.Context) {
 }
 
 // lookAt brings one version up to date in aggregated discovery. What cannot be
-// asked now is shown as it was, and as stale.
-func (a *aggregation) lookAt(ctx context.Context, gv schema.GroupVersion) error {
+// asked now is shown as it last was said, and as stale.
+func (a *aggregation) lookAt(ctx context.Context, gv schema.GroupVersion, said map[schema.GroupVersion]apidiscovery.APIVersionDiscovery) (err error) {
 	merged := a.server.generic.AggregatedDiscoveryGroupManager
 	e := (*a.extensions.Load())[gv]
 	if e == nil {
+		delete(said, gv)
 		merged.RemoveGroupVersion(metav1.GroupVersion(gv))
 		return nil
 	}
-	shown, err := apidiscovery.APIVersionDiscovery{Version: gv.Version}, error(nil)
-	if e.known != nil {
-		shown = *e.known
+	shown, known := said[gv]
+	if !known {
+		shown.Version = gv.Version
 	}
 	shown.Freshness = apidiscovery.DiscoveryFreshnessStale
 	if e.available {
 		var found *apidiscovery.APIVersionDiscovery
 		if found, err = e.resources(ctx, a.server, gv); err == nil {
-			e.known, shown = found, *found
+			said[gv], shown = *found, *found
 			shown.Freshness = apidiscovery.DiscoveryFreshnessCurrent
 		}
 	}
