@@ -37,12 +37,11 @@ import (
 // nodeTransport reaches node agents with the API server's client certificate.
 // There is one, so that connections are used again.
 func nodeTransport(pki *auth.PKI) *http.Transport {
-	certFile, keyFile := pki.Pair("apiserver-kubelet")
 	return &http.Transport{
 		TLSClientConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12, RootCAs: pki.Pool(),
 			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-				return pair(certFile, keyFile) // it may have been renewed
+				return pki.Certificate("apiserver-kubelet")
 			},
 		},
 		TLSHandshakeTimeout: 10 * time.Second,

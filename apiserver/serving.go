@@ -95,23 +95,11 @@ func (s *Server) certificate() (dynamiccertificates.CertKeyContentProvider, erro
 
 // tlsConfig serves further listeners with the same certificate.
 func (s *Server) tlsConfig() *tls.Config {
-	cert, key := s.config.PKI.Pair("apiserver")
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert, ClientCAs: s.config.PKI.Pool(),
-		NextProtos: []string{"h2", "http/1.1"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return pair(cert, key)
-		},
+		NextProtos:     []string{"h2", "http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.config.PKI.Certificate("apiserver") },
 	}
-}
-
-// pair is a certificate as it is on the disk now.
-func pair(certFile, keyFile string) (*tls.Certificate, error) {
-	p, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err != nil {
-		return nil, fmt.Errorf("cannot load a certificate: %w", err)
-	}
-	return &p, nil
 }
 
 // released is the library's version with the name of the release: the library

@@ -6,7 +6,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"fmt"
-	"os"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -31,16 +30,11 @@ func (p *PKI) FrontProxy() (*FrontProxy, error) {
 	if err := own.ensure(request{file: frontProxyName, subject: pkix.Name{CommonName: frontProxyName}, client: true}); err != nil {
 		return nil, fmt.Errorf("cannot make certificate %s: %w", frontProxyName, err)
 	}
-	out := &FrontProxy{CA: own.CAPEM}
-	var err error
-	certFile, keyFile := own.Pair(frontProxyName)
-	if out.Cert, err = os.ReadFile(certFile); err != nil {
+	cert, key, err := own.readPair(frontProxyName)
+	if err != nil {
 		return nil, fmt.Errorf("cannot read the front proxy's certificate: %w", err)
 	}
-	if out.Key, err = os.ReadFile(keyFile); err != nil {
-		return nil, fmt.Errorf("cannot read the front proxy's key: %w", err)
-	}
-	return out, nil
+	return &FrontProxy{CA: own.CAPEM, Cert: cert, Key: key}, nil
 }
 
 // extensionAuthentication is the name under which extension servers look for

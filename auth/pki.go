@@ -11,6 +11,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -105,6 +106,25 @@ func (p *PKI) ensureAll() error {
 // Pair is the certificate and key files of one of the names in PKI.
 func (p *PKI) Pair(name string) (cert, key string) {
 	return p.path(name + ".crt"), p.path(name + ".key")
+}
+
+// Certificate is one of them as it is now: it may have been renewed.
+func (p *PKI) Certificate(name string) (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(p.Pair(name))
+	if err != nil {
+		return nil, fmt.Errorf("cannot load the certificate %s: %w", name, err)
+	}
+	return &pair, nil
+}
+
+// readPair is the same in PEM.
+func (p *PKI) readPair(name string) (cert, key []byte, err error) {
+	certFile, keyFile := p.Pair(name)
+	if cert, err = os.ReadFile(certFile); err != nil {
+		return nil, nil, err
+	}
+	key, err = os.ReadFile(keyFile)
+	return cert, key, err
 }
 
 func (p *PKI) path(name string) string { return filepath.Join(p.dir, name) }
@@ -289,12 +309,7 @@ func readCertificate(path string) (*x509.Certificate, []byte, error) {
 // WriteKubeconfig writes a kubeconfig for the client certificate NAME at path,
 // 0600, with the keys inside so that the file can be copied.
 func (p *PKI) WriteKubeconfig(path, name, server string) error {
-	certFile, keyFile := p.Pair(name)
-	cert, err := os.ReadFile(certFile)
-	if err != nil {
-		return fmt.Errorf("cannot write kubeconfig: %w", err)
-	}
-	key, err := os.ReadFile(keyFile)
+	cert, key, err := p.readPair(name)
 	if err != nil {
 		return fmt.Errorf("cannot write kubeconfig: %w", err)
 	}

@@ -53,13 +53,7 @@ func (d *node) startLoops(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot start the node agent: %w", err)
 	}
-	own := func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-		cert, err := tls.LoadX509KeyPair(d.pki.Pair("kubelet")) // it may have been renewed
-		if err != nil {
-			return nil, fmt.Errorf("cannot load the node's certificate: %w", err)
-		}
-		return &cert, nil
-	}
+	own := func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return d.pki.Certificate("kubelet") }
 	return d.startAgent(ctx, nodeagent.Config{Client: api, PodCIDR: d.pods.String(), Untaint: true, Serve: endpoint(own, d.pki.Pool())})
 }
 
