@@ -166,13 +166,8 @@ func (a *aggregation) introduce(ctx context.Context, client kubernetes.Interface
 	if err != nil {
 		return err
 	}
-	maps, want := client.CoreV1().ConfigMaps(metav1.NamespaceSystem), auth.ExtensionAuthentication(a.server.config.PKI.CAPEM, proxy)
-	if _, err := maps.Create(ctx, want, metav1.CreateOptions{}); unlessThere(err) != nil {
+	if err := keepConfig(ctx, client, auth.ExtensionAuthentication(a.server.config.PKI.CAPEM, proxy)); err != nil {
 		return err
-	} else if err != nil {
-		if _, err := maps.Update(ctx, want, metav1.UpdateOptions{}); err != nil {
-			return err
-		}
 	}
 	role, binding := auth.ExtensionReader()
 	if _, err := client.RbacV1().Roles(role.Namespace).Create(ctx, role, metav1.CreateOptions{}); unlessThere(err) != nil {

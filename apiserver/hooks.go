@@ -5,6 +5,7 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -119,6 +120,36 @@ func unlessThere(err error) error {
 		return nil
 	}
 	return err
+}
+
+// keeper is a client of one kind.
+type keeper[T object] interface {
+	Get(context.Context, string, metav1.GetOptions) (T, error)
+	Create(context.Context, T, metav1.CreateOptions) (T, error)
+	Update(context.Context, T, metav1.UpdateOptions) (T, error)
+}
+
+// keep makes an object, or writes the one that is there when mend has changed it.
+func keep[T object](ctx context.Context, all keeper[T], want T, mend func(have T) bool) error {
+	have, err := all.Get(ctx, want.GetName(), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = all.Create(ctx, want, metav1.CreateOptions{})
+		return unlessThere(err)
+	case err != nil || !mend(have):
+		return err
+	}
+	_, err = all.Update(ctx, have, metav1.UpdateOptions{})
+	return err
+}
+
+// keepConfig keeps what a ConfigMap says.
+func keepConfig(ctx context.Context, client kubernetes.Interface, want *corev1.ConfigMap) error {
+	return keep(ctx, client.CoreV1().ConfigMaps(want.Namespace), want, func(have *corev1.ConfigMap) bool {
+		same := maps.Equal(have.Data, want.Data)
+		have.Data = want.Data
+		return !same
+	})
 }
 
 func (b bootstrap) priorities() error {
@@ -245,20 +276,13 @@ func (b bootstrap) endpoints() error {
 		Addresses: []corev1.EndpointAddress{{IP: at.Addr().String()}},
 		Ports:     []corev1.EndpointPort{{Name: "https", Port: int32(at.Port()), Protocol: corev1.ProtocolTCP}},
 	}}
-	endpoints := b.client.CoreV1().Endpoints(metav1.NamespaceDefault)
-	have, err := endpoints.Get(b.ctx, "kubernetes", metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		_, err = endpoints.Create(b.ctx, &corev1.Endpoints{
-			ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"}}, Subsets: want,
-		}, metav1.CreateOptions{})
-		return unlessThere(err)
-	case err != nil || equality.Semantic.DeepEqual(have.Subsets, want):
-		return err
-	}
-	have.Subsets = want
-	_, err = endpoints.Update(b.ctx, have, metav1.UpdateOptions{})
-	return err
+	return keep(b.ctx, b.client.CoreV1().Endpoints(metav1.NamespaceDefault), &corev1.Endpoints{
+		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"}}, Subsets: want,
+	}, func(have *corev1.Endpoints) bool {
+		same := equality.Semantic.DeepEqual(have.Subsets, want)
+		have.Subsets = want
+		return !same
+	})
 }
 
 // endpointSlice says the same in the newer form.
@@ -266,19 +290,12 @@ func (b bootstrap) endpointSlice() error {
 	at := b.answers()
 	want := []discoveryv1.Endpoint{{Addresses: []string{at.Addr().String()}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}}
 	ports := []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: ptr.To(int32(at.Port())), Protocol: ptr.To(corev1.ProtocolTCP)}}
-	all := b.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault)
-	have, err := all.Get(b.ctx, "kubernetes", metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		_, err = all.Create(b.ctx, &discoveryv1.EndpointSlice{
-			ObjectMeta:  metav1.ObjectMeta{Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
-			AddressType: discoveryv1.AddressTypeIPv4, Endpoints: want, Ports: ports,
-		}, metav1.CreateOptions{})
-		return unlessThere(err)
-	case err != nil || equality.Semantic.DeepEqual(have.Endpoints, want) && equality.Semantic.DeepEqual(have.Ports, ports):
-		return err
-	}
-	have.Endpoints, have.Ports = want, ports
-	_, err = all.Update(b.ctx, have, metav1.UpdateOptions{})
-	return err
+	return keep(b.ctx, b.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault), &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
+		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: want, Ports: ports,
+	}, func(have *discoveryv1.EndpointSlice) bool {
+		same := equality.Semantic.DeepEqual(have.Endpoints, want) && equality.Semantic.DeepEqual(have.Ports, ports)
+		have.Endpoints, have.Ports = want, ports
+		return !same
+	})
 }
