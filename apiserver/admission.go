@@ -93,8 +93,12 @@ func (o securityObjects) GetNamespace(ctx context.Context, name string) (*corev1
 }
 
 func (o securityObjects) ListPods(ctx context.Context, namespace string) ([]*corev1.Pod, error) {
-	store := o.s.stores.main[corev1.Resource("pods")]
-	found, err := store.List(genericapirequest.WithNamespace(ctx, namespace), &metainternalversion.ListOptions{})
+	return o.s.pods(genericapirequest.WithNamespace(ctx, namespace), &metainternalversion.ListOptions{})
+}
+
+// pods are those of the context's namespace.
+func (s *Server) pods(ctx context.Context, opts *metainternalversion.ListOptions) ([]*corev1.Pod, error) {
+	found, err := s.stores.main[corev1.Resource("pods")].List(ctx, opts)
 	if err != nil {
 		return nil, err
 	}

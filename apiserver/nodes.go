@@ -19,18 +19,9 @@ import (
 type nodeObjects struct{ s *Server }
 
 func (o nodeObjects) PodsOn(ctx context.Context, node string) ([]*corev1.Pod, error) {
-	found, err := o.s.stores.main[corev1.Resource("pods")].List(allNamespaces(ctx), &metainternalversion.ListOptions{
+	return o.s.pods(allNamespaces(ctx), &metainternalversion.ListOptions{
 		ResourceVersion: "0", FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node),
 	})
-	if err != nil {
-		return nil, err
-	}
-	list := found.(*corev1.PodList)
-	out := make([]*corev1.Pod, len(list.Items))
-	for i := range list.Items {
-		out[i] = &list.Items[i]
-	}
-	return out, nil
 }
 
 func (o nodeObjects) Volume(ctx context.Context, name string) (*corev1.PersistentVolume, error) {
