@@ -170,24 +170,16 @@ func CheckHash(hash string) error {
 
 // JoinPolicy lets machines with tokens read what the cluster says of itself and
 // ask for the certificate of a node, and nodes renew theirs, as kubeadm does.
-func JoinPolicy() (bindings []rbacv1.ClusterRoleBinding, reader rbacv1.Role, readers rbacv1.RoleBinding) {
-	bind := func(name, role, group string) rbacv1.ClusterRoleBinding {
-		return rbacv1.ClusterRoleBinding{
-			ObjectMeta: metav1.ObjectMeta{Name: name}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
-			Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: group}},
-		}
-	}
+func JoinPolicy() (bindings []rbacv1.ClusterRoleBinding, reader *rbacv1.Role, readers *rbacv1.RoleBinding) {
 	bindings = []rbacv1.ClusterRoleBinding{
 		bind("kubeadm:kubelet-bootstrap", "system:node-bootstrapper", joiners),
 		bind("kubeadm:node-autoapprove-bootstrap", "system:certificates.k8s.io:certificatesigningrequests:nodeclient", joiners),
 		bind("kubeadm:node-autoapprove-certificate-rotation", "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", user.NodesGroup),
 	}
-	about := metav1.ObjectMeta{Namespace: metav1.NamespacePublic, Name: "kubeadm:bootstrap-signer-clusterinfo"}
-	reader = rbacv1.Role{ObjectMeta: about, Rules: []rbacv1.PolicyRule{named(on("", []string{"get"}, "configmaps"), bootstrapapi.ConfigMapClusterInfo)}}
-	readers = rbacv1.RoleBinding{
-		ObjectMeta: about, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: about.Name},
-		// Nobody shows a token to a server before that has shown that it knows it.
-		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user.Anonymous}},
+	for i := range bindings { // no server makes these by itself
+		bindings[i].Labels, bindings[i].Annotations = nil, nil
 	}
+	// Nobody shows a token to a server before that has shown that it knows it.
+	reader, readers = configReader(metav1.NamespacePublic, "kubeadm:bootstrap-signer-clusterinfo", bootstrapapi.ConfigMapClusterInfo, subject(rbacv1.UserKind, user.Anonymous))
 	return bindings, reader, readers
 }

@@ -64,11 +64,13 @@ func ExtensionAuthentication(clientCA []byte, f *FrontProxy) *corev1.ConfigMap {
 func ExtensionReader() (*rbacv1.Role, *rbacv1.RoleBinding) {
 	const name = extensionAuthentication + "-reader"
 	meta := func(name string) metav1.ObjectMeta {
-		return metav1.ObjectMeta{Name: name, Namespace: metav1.NamespaceSystem, Labels: map[string]string{bootstrapLabel: "rbac-defaults"}, Annotations: map[string]string{autoupdate: "true"}}
+		m := bootstrapMeta(name)
+		m.Namespace = metav1.NamespaceSystem
+		return m
 	}
 	binding := &rbacv1.RoleBinding{ObjectMeta: meta("system::" + name), RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name}}
 	for _, u := range []string{user.KubeControllerManager, user.KubeScheduler} {
-		binding.Subjects = append(binding.Subjects, rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: u})
+		binding.Subjects = append(binding.Subjects, subject(rbacv1.UserKind, u))
 	}
 	return &rbacv1.Role{ObjectMeta: meta(name), Rules: []rbacv1.PolicyRule{named(on("", readVerbs, "configmaps"), extensionAuthentication)}}, binding
 }

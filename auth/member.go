@@ -33,11 +33,7 @@ func MemberRole() rbacv1.ClusterRole {
 
 // MemberBinding gives it to all nodes.
 func MemberBinding() rbacv1.ClusterRoleBinding {
-	return rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: memberName, Labels: map[string]string{bootstrapLabel: "rbac-defaults"}, Annotations: map[string]string{autoupdate: "true"}},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: memberName},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: user.NodesGroup}},
-	}
+	return bind(memberName, memberName, user.NodesGroup)
 }
 
 // Cluster is what every machine of a cluster has to know of it.
@@ -69,10 +65,5 @@ func ClusterOf(m *corev1.ConfigMap) (c Cluster, err error) {
 
 // ClusterReaders let nodes read the ConfigMap, and no other.
 func ClusterReaders() (*rbacv1.Role, *rbacv1.RoleBinding) {
-	meta := metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: ClusterConfigName}
-	return &rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{named(on("", []string{"get"}, "configmaps"), ClusterConfigName)}},
-		&rbacv1.RoleBinding{
-			ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: ClusterConfigName},
-			Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: user.NodesGroup}},
-		}
+	return configReader(metav1.NamespaceSystem, ClusterConfigName, ClusterConfigName, subject(rbacv1.GroupKind, user.NodesGroup))
 }

@@ -37,11 +37,13 @@ func paths(urls ...string) rbacv1.PolicyRule {
 	return rbacv1.PolicyRule{Verbs: []string{"get"}, NonResourceURLs: urls}
 }
 
+// bootstrapMeta is that of what the server made itself.
+func bootstrapMeta(name string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Name: name, Labels: map[string]string{bootstrapLabel: "rbac-defaults"}, Annotations: map[string]string{autoupdate: "true"}}
+}
+
 func clusterRole(name string, rules ...rbacv1.PolicyRule) rbacv1.ClusterRole {
-	return rbacv1.ClusterRole{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{bootstrapLabel: "rbac-defaults"}, Annotations: map[string]string{autoupdate: "true"}},
-		Rules:      rules,
-	}
+	return rbacv1.ClusterRole{ObjectMeta: bootstrapMeta(name), Rules: rules}
 }
 
 func aggregated(name, into string, rules ...rbacv1.PolicyRule) rbacv1.ClusterRole {
@@ -250,21 +252,32 @@ func nodeRules() []rbacv1.PolicyRule {
 	}
 }
 
+// subject is a user or a group.
+func subject(kind, name string) rbacv1.Subject {
+	return rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: kind, Name: name}
+}
+
+// bind gives groups a role.
+func bind(name, role string, groups ...string) rbacv1.ClusterRoleBinding {
+	b := rbacv1.ClusterRoleBinding{ObjectMeta: bootstrapMeta(name), RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role}}
+	for _, g := range groups {
+		b.Subjects = append(b.Subjects, subject(rbacv1.GroupKind, g))
+	}
+	return b
+}
+
+// configReader lets somebody get one ConfigMap of a namespace.
+func configReader(namespace, name, config string, who rbacv1.Subject) (*rbacv1.Role, *rbacv1.RoleBinding) {
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
+	return &rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{named(on("", []string{"get"}, "configmaps"), config)}},
+		&rbacv1.RoleBinding{ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name}, Subjects: []rbacv1.Subject{who}}
+}
+
 // ClusterRoleBindings are the bindings every cluster has.
 func ClusterRoleBindings() []rbacv1.ClusterRoleBinding {
-	bind := func(name, role string, groups ...string) rbacv1.ClusterRoleBinding {
-		b := rbacv1.ClusterRoleBinding{
-			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{bootstrapLabel: "rbac-defaults"}, Annotations: map[string]string{autoupdate: "true"}},
-			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
-		}
-		for _, g := range groups {
-			b.Subjects = append(b.Subjects, rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: g})
-		}
-		return b
-	}
 	user := func(name string) rbacv1.ClusterRoleBinding {
 		b := bind(name, name)
-		b.Subjects = []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: name}}
+		b.Subjects = []rbacv1.Subject{subject(rbacv1.UserKind, name)}
 		return b
 	}
 	return []rbacv1.ClusterRoleBinding{

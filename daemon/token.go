@@ -147,10 +147,10 @@ func (t *Tokens) prepare(ctx context.Context, server string) error {
 			return err
 		}
 	}
-	if _, err := t.client.RbacV1().Roles(reader.Namespace).Create(ctx, &reader, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+	if _, err := t.client.RbacV1().Roles(reader.Namespace).Create(ctx, reader, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return err
 	}
-	if _, err := t.client.RbacV1().RoleBindings(readers.Namespace).Create(ctx, &readers, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+	if _, err := t.client.RbacV1().RoleBindings(readers.Namespace).Create(ctx, readers, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return err
 	}
 	infos := t.client.CoreV1().ConfigMaps(info.Namespace)

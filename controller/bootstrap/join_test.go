@@ -64,7 +64,7 @@ func joinable(t *testing.T, keys *auth.PKI) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	world.Put(t, &reader, &readers, info, secret)
+	world.Put(t, reader, readers, info, secret)
 	var about corev1.ConfigMapList
 	world.Until(t, "the token has signed", &about, func() bool {
 		return len(about.Items) == 1 && about.Items[0].Data[bootstrapapi.JWSSignatureKeyPrefix+"abcdef"] != ""
