@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
@@ -24,6 +23,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/client-go/util/cert"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	bootstrapsecrets "k8s.io/cluster-bootstrap/util/secrets"
 	bootstraptokens "k8s.io/cluster-bootstrap/util/tokens"
@@ -152,11 +152,18 @@ func ClusterInfo(server string, ca []byte) (*corev1.ConfigMap, error) {
 // pinned is the one form of hashes there is.
 const pinned = "sha256:"
 
-// Hash pins a CA by its public key, in the form of kubeadm's
-// --discovery-token-ca-cert-hash.
-func Hash(c *x509.Certificate) string {
-	sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
-	return pinned + hex.EncodeToString(sum[:])
+// Hashes pin CAs, which are in PEM, by their public keys, in the form of
+// kubeadm's --discovery-token-ca-cert-hash. There is one at least.
+func Hashes(cas []byte) (out []string, err error) {
+	all, err := cert.ParseCertsPEM(cas)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the cluster's CA: %w", err)
+	}
+	for _, c := range all {
+		sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
+		out = append(out, pinned+hex.EncodeToString(sum[:]))
+	}
+	return out, nil
 }
 
 // CheckHash refuses what is no hash of a CA.

@@ -4,6 +4,9 @@ package auth
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"fmt"
 	"regexp"
 	"slices"
 	"testing"
@@ -98,10 +101,37 @@ func TestCheckHash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hash := Hash(p.CA)
+	all, err := Hashes(p.CAPEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := all[0]
 	for h, ok := range map[string]bool{hash: true, hash[7:]: false, hash[:20]: false, "sha256:" + hash[8:] + "x": false, "md5" + hash[6:]: false} {
 		if err := CheckHash(h); (err == nil) != ok {
 			t.Errorf("%q: %v", h, err)
 		}
+	}
+}
+
+// A bundle has a hash of each CA: kubeadm's --discovery-token-ca-cert-hash of it.
+func TestHashes(t *testing.T) {
+	var bundle []byte
+	var want []string
+	for range 2 {
+		p, err := EnsurePKI(t.TempDir(), Names{Node: "n"}, time.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := x509.MarshalPKIXPublicKey(p.CA.PublicKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bundle, want = append(bundle, p.CAPEM...), append(want, fmt.Sprintf("sha256:%x", sha256.Sum256(key)))
+	}
+	if got, err := Hashes(bundle); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q, %v, want %q", got, err, want)
+	}
+	if got, err := Hashes(nil); err == nil {
+		t.Errorf("%q of nothing", got)
 	}
 }

@@ -22,7 +22,6 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
 	watchtools "k8s.io/client-go/tools/watch"
-	"k8s.io/client-go/util/cert"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/peapod/peapod/auth"
@@ -74,11 +73,11 @@ func (t *Tokens) Create(ctx context.Context, token, description string, ttl time
 	if err != nil {
 		return j, err
 	}
-	authorities, err := cert.ParseCertsPEM(t.ca)
+	hashes, err := auth.Hashes(t.ca)
 	if err != nil {
-		return j, fmt.Errorf("cannot read the cluster's CA: %w", err)
+		return j, err
 	}
-	j = Joining{Token: token, CAHash: auth.Hash(authorities[0])}
+	j = Joining{Token: token, CAHash: strings.Join(hashes, ",")}
 	if j.Server, err = t.advertised(ctx); err != nil {
 		return j, err
 	}

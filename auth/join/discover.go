@@ -12,7 +12,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -82,18 +81,17 @@ func clusterInfo(ctx context.Context, r Request, t rest.TLSClientConfig) (kubeco
 	return kubeconfig, nil
 }
 
-// pinned says whether a CA is one of those that are known by their hashes.
-func pinned(ca []byte, hashes []string) error {
-	block, _ := pem.Decode(ca)
-	if block == nil {
-		return errors.New("the cluster does not say which CA it has")
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
+// pinned says whether CAs are among those that are known by their hashes: each
+// of them, since each will be trusted.
+func pinned(cas []byte, known []string) error {
+	hashes, err := auth.Hashes(cas)
 	if err != nil {
-		return fmt.Errorf("cannot read the cluster's CA: %w", err)
+		return err
 	}
-	if h := auth.Hash(cert); len(hashes) > 0 && !slices.Contains(hashes, h) {
-		return fmt.Errorf("the cluster's CA is %s, and not one that was named", h)
+	for _, h := range hashes {
+		if len(known) > 0 && !slices.Contains(known, h) {
+			return fmt.Errorf("the cluster's CA is %s, and not one that was named", h)
+		}
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ type Request struct {
 	Server string
 	// Token, ID.SECRET, is needed until there is a certificate.
 	Token string
-	// CAHashes are the CAs that the cluster may have (auth.Hash); without any the
+	// CAHashes are the CAs that the cluster may have (auth.Hashes); without any the
 	// token alone vouches for it.
 	CAHashes []string
 	// NodeName is the name of this machine's Node.

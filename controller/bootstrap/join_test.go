@@ -92,7 +92,11 @@ func soon(t *testing.T, what string, so func() bool) {
 func TestJoin(t *testing.T) {
 	keys := keys(t, time.Now)
 	joinable(t, keys)
-	r := join.Request{Server: world.URL, Token: joinToken, CAHashes: []string{auth.Hash(keys.CA)}, NodeName: "far", Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
+	hashes, err := auth.Hashes(keys.CAPEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := join.Request{Server: world.URL, Token: joinToken, CAHashes: hashes, NodeName: "far", Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
 	for want, spoil := range map[string]func(*join.Request){
 		"one that was named":               func(r *join.Request) { r.CAHashes = []string{"sha256:" + strings.Repeat("0", 64)} },
 		"does not know the secret":         func(r *join.Request) { r.Token = otherToken },
