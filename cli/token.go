@@ -36,7 +36,12 @@ func newTokenCreate(t terminal) *cobra.Command {
 		Short: "Make a token, and print what another machine has to run",
 		Example: `  sudo peapod token create
   sudo peapod token create --ttl 1h --description "the machines of rack 4"`,
-		Args:              cobra.MaximumNArgs(1),
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return misuse("%q takes one token at most, but got %d arguments", c.CommandPath(), len(args))
+			}
+			return nil
+		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, args []string) error {
 			if ttl < 0 {

@@ -73,6 +73,12 @@ func joinFlags(c *cobra.Command, o *daemon.Options) {
 	for _, f := range own {
 		c.MarkFlagsMutuallyExclusive("join", f)
 	}
+	c.PreRunE = func(c *cobra.Command, _ []string) error {
+		if err := c.ValidateFlagGroups(); err != nil {
+			return usageError{err} // as cobra would not say
+		}
+		return nil
+	}
 }
 
 func upFlags(c *cobra.Command, o *daemon.Options) {
