@@ -27,6 +27,7 @@ import (
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/client-go/util/keyutil"
 
 	"github.com/peapod/peapod/linux"
 )
@@ -183,19 +184,24 @@ func (p *PKI) ensureKey(name string) (*ecdsa.PrivateKey, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("cannot read key: %w", err)
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, out, err := NewKey()
 	if err != nil {
 		return nil, fmt.Errorf("cannot make key %s: %w", name, err)
 	}
-	der, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("cannot make key %s: %w", name, err)
-	}
-	out := pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})
 	if err := linux.WriteFile(path, out, 0o600); err != nil {
 		return nil, fmt.Errorf("cannot write key: %w", err)
 	}
 	return key, nil
+}
+
+// NewKey makes a key, and what is written of it, in PEM.
+func NewKey() (*ecdsa.PrivateKey, []byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := keyutil.MarshalPrivateKeyToPEM(key)
+	return key, out, err
 }
 
 // request is a certificate that must be there.

@@ -4,8 +4,6 @@ package join
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -87,11 +85,7 @@ func (k *kept) serves(n auth.Names) bool {
 func (k *kept) request(ctx context.Context, c kubernetes.Interface, template *x509.CertificateRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return fmt.Errorf("cannot make a key: %w", err)
-	}
-	secret, err := x509.MarshalECPrivateKey(key)
+	key, secret, err := auth.NewKey()
 	if err != nil {
 		return fmt.Errorf("cannot make a key: %w", err)
 	}
@@ -109,7 +103,7 @@ func (k *kept) request(ctx context.Context, c kubernetes.Interface, template *x5
 	if err != nil {
 		return fmt.Errorf("cannot get a certificate by the request %s: %w", name, err)
 	}
-	return k.keep(append(cert, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: secret})...))
+	return k.keep(append(cert, secret...))
 }
 
 // keep writes a new pair and shows it from now on.
