@@ -16,6 +16,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
+
+	"github.com/peapod/peapod/test/machine"
 )
 
 func sleeper(name string) *corev1.Pod {
@@ -308,18 +310,12 @@ func TestKeeperIsKilled(t *testing.T) {
 	const state = "jsonpath={.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].lastState.terminated}"
 	uid, _ := x.run(t, "", "get", "pod", "kept", "-o", "jsonpath={.metadata.uid}")
 	before, _ := x.run(t, "", "get", "pod", "kept", "-o", state)
-	found, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, f := range found {
-		b, _ := os.ReadFile(f)
-		if strings.Contains(string(b), "peapod-keeper\x00keep\x00"+x.dir+"/keeper") {
-			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-		}
+	keeper, err := machine.Keeper(x.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(keeper, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
 	}
 	eventually(t, "exec works again", func() bool {
 		out, err := x.run(t, "", "exec", "kept", "--", "echo", "alive")

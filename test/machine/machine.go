@@ -5,6 +5,7 @@
 package machine
 
 import (
+	"encoding/json"
 	"fmt"
 	"hash/fnv"
 	"io/fs"
@@ -49,6 +50,21 @@ func Processes(dir string) (out []string) {
 		}
 	}
 	return out
+}
+
+// Keeper is the pid of the node's keeper, as that has written it down.
+func Keeper(dir string) (int, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "keeper", "keeper.json"))
+	if err != nil {
+		return 0, err
+	}
+	var keeper struct {
+		Process struct {
+			Pid int `json:"pid"`
+		} `json:"process"`
+	}
+	err = json.Unmarshal(b, &keeper)
+	return keeper.Process.Pid, err
 }
 
 // Member is a living process of a container. A process that has ended and

@@ -149,7 +149,7 @@ func (s *storm) killKeeper() error {
 
 func (s *storm) signalKeeper() error {
 	s.lossless = false
-	pid, err := s.node.keeper()
+	pid, err := machine.Keeper(s.node.dir)
 	if err != nil {
 		return fmt.Errorf("cannot find the keeper: %w", err)
 	}

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/peapod/peapod/test/machine"
 )
 
 // sample is what the program holds when nothing runs, after it has collected
@@ -49,7 +51,7 @@ func (x *soak) measure(ctx context.Context) (s sample, err error) {
 	if s.rss, err = rss(int(s.pid)); err != nil {
 		return s, err
 	}
-	keeper, err := x.node.keeper()
+	keeper, err := machine.Keeper(x.node.dir)
 	if err != nil {
 		return s, err
 	}

@@ -5,7 +5,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -121,21 +120,6 @@ func (n *node) tail() string {
 	}
 	b, _ := io.ReadAll(f)
 	return string(b)
-}
-
-// keeper is the pid of the living keeper.
-func (n *node) keeper() (int, error) {
-	b, err := os.ReadFile(filepath.Join(n.dir, "keeper", "keeper.json"))
-	if err != nil {
-		return 0, err
-	}
-	var k struct {
-		Process struct {
-			Pid int `json:"pid"`
-		} `json:"process"`
-	}
-	err = json.Unmarshal(b, &k)
-	return k.Process.Pid, err
 }
 
 // down ends everything; that nothing is left is part of the run.

@@ -5,7 +5,6 @@ package cluster
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/peapod/peapod/test/bench/result"
+	node "github.com/peapod/peapod/test/machine"
 )
 
 // PeapodOptions are what Peapod is started with.
@@ -94,17 +94,9 @@ func (p *peapod) down() error {
 }
 
 func (p *peapod) processes() (Processes, error) {
-	b, err := os.ReadFile(filepath.Join(p.dir, "keeper", "keeper.json"))
+	keeper, err := node.Keeper(p.dir)
 	if err != nil {
 		return nil, err
 	}
-	var keeper struct {
-		Process struct {
-			Pid int `json:"pid"`
-		} `json:"process"`
-	}
-	if err := json.Unmarshal(b, &keeper); err != nil {
-		return nil, err
-	}
-	return Processes{"peapod": {p.process.Process.Pid}, "peapod-keeper": {keeper.Process.Pid}}, nil
+	return Processes{"peapod": {p.process.Process.Pid}, "peapod-keeper": {keeper}}, nil
 }
