@@ -43,10 +43,10 @@ func (n *Network) forward() error {
 	}
 	if was := st.PodCIDR; was != n.cfg.PodCIDR {
 		if was.IsValid() {
-			if err := disclaim(was.Addr().Next()); err != nil {
+			if err := disclaim(gatewayOf(was)); err != nil {
 				return err
 			}
-			st.Addresses = slices.DeleteFunc(st.Addresses, func(a netip.Addr) bool { return a == was.Addr().Next() })
+			st.Addresses = slices.DeleteFunc(st.Addresses, func(a netip.Addr) bool { return a == gatewayOf(was) })
 		}
 		st.PodCIDR = n.cfg.PodCIDR
 		if err := n.writeHost(st); err != nil {

@@ -140,7 +140,10 @@ func (n *Network) prepare(ctx context.Context) error {
 
 // Gateway is the node's own address in the Pod range: the source of packets
 // from the node to its Pods.
-func (n *Network) Gateway() netip.Addr { return n.cfg.PodCIDR.Addr().Next() }
+func (n *Network) Gateway() netip.Addr { return gatewayOf(n.cfg.PodCIDR) }
+
+// gatewayOf is the address that belongs to the node of a range.
+func gatewayOf(r netip.Prefix) netip.Addr { return r.Masked().Addr().Next() }
 
 // Setup gives the network namespace at path netns a link and an address and
 // opens its host ports. Repeating it for the same sandbox returns the same

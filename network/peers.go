@@ -23,9 +23,6 @@ type Peer struct {
 	Pods netip.Prefix
 }
 
-// gateway is the peer's own address in its range, as Gateway is ours.
-func (p Peer) gateway() netip.Addr { return p.Pods.Addr().Next() }
-
 const (
 	// routeProtocol marks the routes to peers (rtnetlink(7) leaves the numbers
 	// from 5 on to users, and /etc/iproute2/rt_protos has no 112).
@@ -53,7 +50,7 @@ func (n *Network) SetPeers(peers []Peer) error {
 		}
 		problems = append(problems, n.neighbours(link, far))
 		for _, p := range far {
-			want = append(want, n.route(p, link.Attrs().Index, p.gateway()))
+			want = append(want, n.route(p, link.Attrs().Index, gatewayOf(p.Pods)))
 		}
 	}
 	// What no peer has any more goes first: its range may be another's now.
@@ -158,8 +155,8 @@ func (n *Network) neighbours(link netlink.Link, far []Peer) error {
 	index := link.Attrs().Index
 	var want []*netlink.Neigh
 	for _, p := range far {
-		mac := hardwareAddr(p.gateway(), 0)
-		want = append(want, permanent(index, p.gateway().AsSlice(), mac), &netlink.Neigh{
+		mac := hardwareAddr(gatewayOf(p.Pods), 0)
+		want = append(want, permanent(index, gatewayOf(p.Pods).AsSlice(), mac), &netlink.Neigh{
 			LinkIndex: index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_SELF, State: netlink.NUD_PERMANENT, HardwareAddr: mac, IP: p.Address.AsSlice(),
 		})
 	}

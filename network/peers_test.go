@@ -82,7 +82,8 @@ func TestPeersAreRoutesOrAnOverlay(t *testing.T) {
 	peer := func(address, pods string) Peer {
 		return Peer{netip.MustParseAddr(address), netip.MustParsePrefix(pods)}
 	}
-	near, far, farther := peer("192.0.2.2", "10.250.1.0/24"), peer("198.51.100.2", "10.250.2.0/24"), peer("198.51.100.3", "10.250.3.0/24")
+	near, far := peer("192.0.2.2", "10.250.1.0/24"), peer("198.51.100.2", "10.250.2.0/24")
+	farther := peer("198.51.100.3", "10.250.3.9/24") // whoever writes a Node may write so
 	const overlay = "vxlan 77 port 4789 mtu 1350 learning false"
 	for _, c := range []struct {
 		name  string
