@@ -433,11 +433,11 @@ func (c *class) victims(i *nodeInfo) *outcome {
 	return c.ends[x]
 }
 
-// best is one of the nodes with the highest score; nil is that none fits, and
-// ok that this is known.
-func (c *class) best() (found *nodeInfo, ok bool) {
+// best is one of the nodes with the highest score; nil is that none fits, or
+// that this is not known.
+func (c *class) best() *nodeInfo {
 	if !c.judge() {
-		return nil, false
+		return nil
 	}
 	top := int64(-1)
 	c.draw = c.draw[:0]
@@ -450,7 +450,7 @@ func (c *class) best() (found *nodeInfo, ok bool) {
 		}
 	}
 	if len(c.draw) == 0 {
-		return nil, true
+		return nil
 	}
-	return c.nodes[c.draw[rand.IntN(len(c.draw))]], true
+	return c.nodes[c.draw[rand.IntN(len(c.draw))]]
 }

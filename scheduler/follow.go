@@ -245,13 +245,13 @@ func (s *Scheduler) nodeCame(n *corev1.Node) {
 	i := s.nodeOf(n.Name)
 	was := i.node
 	i.set(n)
-	if was == nil || !equality.Semantic.DeepEqual(was.Status.Images, n.Status.Images) {
+	same := was != nil && sameForPods(was, n)
+	if !same || !equality.Semantic.DeepEqual(was.Status.Images, n.Status.Images) {
 		s.anew()
 	}
-	if was != nil && sameForPods(was, n) {
+	if same {
 		return
 	}
-	s.anew()
 	c := nodeChange{new: newNodeInfo(n)}
 	if was != nil {
 		c.old = newNodeInfo(was)

@@ -154,19 +154,16 @@ func (s *Scheduler) find(e *entry, c *class) *nodeInfo {
 	}
 	i := s.nodes[e.promised]
 	if i == nil || i.node == nil {
-		i, _ = c.best()
-		return i
+		return c.best()
 	}
 	// A class does not know whom a node is promised to.
 	w := e.wish()
 	c.ask()
-	p := &place{i, nil, w}
-	if c.plain() {
-		p.around = c.nothingAround()
-	} else {
-		p.around = newAround(w, s.known, luggage{})
+	around := c.nothingAround()
+	if !c.plain() {
+		around = newAround(w, s.known, luggage{})
 	}
-	if by, _ := refusal(w, p, rules); by != nil {
+	if by, _ := refusal(w, &place{i, around, w}, rules); by != nil {
 		return nil
 	}
 	return i

@@ -180,7 +180,7 @@ func BenchmarkClass(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
 				for b.Loop() {
 					w := newWish(p)
-					i, _ := k.class(w).best()
+					i := k.class(w).best()
 					if i == nil {
 						b.Fatal("it fits nowhere")
 					}
